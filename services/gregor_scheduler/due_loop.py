@@ -270,19 +270,14 @@ class DueLoop:
     async def _execute_due_work(self, uid: str, lease_until_us: int) -> None:
         now_us = self._clock.now_us()
         outcome = DueOutcome(slow_at_s=self._clock.monotonic() + SLOW_TURN_S)
-        # Entries that were read before their time, because reminders precede them. They are read again at their time.
-        early: set[bytes] = set()
         while True:
-            skip = sum(work.entry not in early for work in outcome.stored())
+            skip = len(outcome.completed) + len(outcome.postponed)
             batch = await self._agenda.due_work(uid, now_us, MAX_WORK, skip)
-            new = [work for work in batch if work.entry not in early]
-            await self._handlers.handle(uid, new, lease_until_us, outcome)
+            await self._handlers.handle(uid, batch, lease_until_us, outcome)
             if outcome.is_user_away:
                 return  # nothing can be completed: the user is due again when the lease ends
             if len(batch) < MAX_WORK or outcome.is_turn_over(self._clock.monotonic()):
                 break
-            early.difference_update(work.entry for work in batch[:MAX_WORK])
-            early.update(work.entry for work in batch[MAX_WORK:])
         lease_until_us = self._leases[uid]
         retry_us = outcome.retry_us or lease_until_us
         now_us = self._clock.now_us()

@@ -247,24 +247,6 @@ async def test_due_work_comes_oldest_first(store: Store) -> None:
     assert await store.agenda.due_work("nobody", at(20), 5) == []
 
 
-async def test_other_work_follows_if_over_half_are_reminders(store: Store) -> None:
-    await store.users.commit("alice", creating(*(f"r{n}" for n in range(6)), remind_at=["+10"]))
-    for name, at_s in (("x", 5), ("y", 13), ("z", 12), ("later", 30)):
-        await store.agenda.delay("alice", name, b"{}", at(at_s))
-
-    async def due(most: int, skip: int = 0, at_s: int = 20) -> list[str]:
-        return [work.name for work in await store.agenda.due_work("alice", at(at_s), most, skip)]
-
-    assert await due(4) == ["x", "r0", "r1", "r2", "z", "y"]
-    assert await due(4, 1) == ["r0", "r1", "r2", "r3", "z", "y"]
-    assert await due(2, 1) == ["r0", "r1", "z"]
-    assert await due(2) == ["x", "r0"], "half of them"
-    assert await due(4, 4) == ["r3", "r4", "r5", "z", "y"]
-    assert await due(4, 5) == ["r4", "r5", "z", "y"]
-    assert await due(1, 1) == ["r0"]
-    assert await due(4, 1, 12) == ["r0", "r1", "r2", "r3", "z"]
-
-
 async def test_push_has_its_cause_and_reminder_its_index(store: Store) -> None:
     await store.users.commit("alice", creating("z"))
     await store.users.commit(

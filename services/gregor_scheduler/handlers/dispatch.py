@@ -6,9 +6,8 @@ Every handler is idempotent. If a scheduler dies in the middle, the next one rep
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Final
 
 from gregor.core.limits import SECOND_US
@@ -32,8 +31,6 @@ from .reminder_hold import ReminderHold
 from .reminders import remind
 from .webhook_events import publish_webhook_events
 from .withdrawals import cancel_and_withdraw
-
-_Ranked = tuple[bool, int, bytes, DueWork]
 
 # --- The bounds of one turn: a user with more work continues it behind the others who wait ---
 
@@ -65,10 +62,6 @@ class DueOutcome:
     is_user_away: bool = False
     slow_at_s: float = float("inf")
 
-    def stored(self) -> Iterator[DueWork]:
-        """Return the work that is on the agenda until the end of the turn."""
-        return chain((each.work for each in self.completed), self.postponed)
-
     def is_turn_over(self, now_s: float) -> bool:
         """Return whether the other entries, also follow-up work, wait for the next claim of the user."""
         return self.attempts >= (SLOW_TURN_WORK if now_s >= self.slow_at_s else MAX_WORK)
@@ -77,38 +70,6 @@ class DueOutcome:
         """Leave an entry on the agenda until a time."""
         self.postponed.append(work)
         self.retry_us = min(self.retry_us or retry_us, retry_us)
-
-
-class PendingWork:
-    """Work of one turn that waits for its execution: in order of time, but many reminders do not delay other work.
-
-    If the turn has more than ``MAX_WORK // 2`` reminders, no other work waits for two of them: a service key with
-    limits can make 32,000.
-    """
-
-    def __init__(self, works: Sequence[DueWork]) -> None:
-        self._reminders: list[_Ranked] = []
-        self._others: list[_Ranked] = []
-        for work in works:
-            self.add(work)
-        self._has_many_reminders = len(self._reminders) > MAX_WORK // 2
-        self._was_reminder = False
-
-    def __bool__(self) -> bool:
-        return bool(self._reminders or self._others)
-
-    def add(self, work: DueWork) -> None:
-        """Add work, also follow-up work."""
-        heapq.heappush(self._reminders if work.kind is WorkKind.REMIND else self._others, _ranked(work))
-
-    def pop(self) -> DueWork:
-        """Remove and return the next work."""
-        heaps = [heap for heap in (self._reminders, self._others) if heap]
-        first = min(heaps, key=lambda heap: heap[0])
-        if self._has_many_reminders and self._was_reminder and self._others and not self._others[0][0]:
-            first = self._others
-        self._was_reminder = first is self._reminders
-        return heapq.heappop(first)[-1]
 
 
 class DueHandlers:
@@ -127,21 +88,20 @@ class DueHandlers:
     async def handle(
         self, uid: str, works: Sequence[DueWork], lease_until_us: int, outcome: DueOutcome | None = None
     ) -> DueOutcome:
-        """Execute the due work of a user in the order of ``PendingWork``.
-
-        Work that failed before waits for the end of its backoff.
+        """Execute the due work of a user in order of time. Work that failed before waits for the end of its backoff.
 
         A handler may return follow-up work that is due as well, for instance the next reminder of an item. It is
         executed at its place in that order. What is left when the turn is over stays on the agenda.
 
         ``outcome``: the outcome of earlier work under the same lease. The outcome of this work is added to it.
         """
-        pending = PendingWork(works)
+        pending = [_ranked(work) for work in works]
+        heapq.heapify(pending)
         outcome = DueOutcome() if outcome is None else outcome
         windows = DueWindows(self._context.store, uid, works)
         clock = self._context.clock
         while pending and not (outcome.is_user_away or outcome.is_turn_over(clock.monotonic())):
-            work = pending.pop()
+            work = heapq.heappop(pending)[-1]
             if retry_us := self._waits_until_us(uid, work, lease_until_us, outcome):
                 outcome.postpone(work, retry_us)
                 continue
@@ -167,7 +127,7 @@ class DueHandlers:
                 continue
             self._complete(uid, work, completed, outcome)
             for follow_up in follow_ups:
-                pending.add(follow_up)
+                heapq.heappush(pending, _ranked(follow_up))
         return outcome
 
     async def _note_unavailable(self, uid: str, work: DueWork, error: Unavailable, outcome: DueOutcome) -> None:
@@ -274,6 +234,6 @@ class DueHandlers:
         return None
 
 
-def _ranked(work: DueWork) -> _Ranked:
+def _ranked(work: DueWork) -> tuple[bool, int, bytes, DueWork]:
     """Sort by due time; cleanup comes last, because its commit releases the lease."""
     return work.kind is WorkKind.FORGET, work.at_us, work.entry, work

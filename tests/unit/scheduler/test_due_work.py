@@ -149,31 +149,6 @@ async def test_user_with_a_backlog_delays_others_by_one_turn(
     assert [reminded.index(uid) for uid in uids] == [turn, turn + 1] and len(reminded) == 322
 
 
-@pytest.mark.parametrize("commit_s", [0.0, 0.1], ids=["usual", "slow"])
-async def test_many_reminders_do_not_delay_other_work_of_the_user(
-    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch, commit_s: float
-) -> None:
-    """A key can make 32,000 reminders, one after another. They must not delay messages of others for minutes."""
-    commit = harness.store.users.commit
-
-    async def slow_commit(uid: str, change: Commit) -> Receipt:
-        harness.clock.advance(commit_s)
-        return await commit(uid, change)
-
-    for start in (0, 100):
-        await harness.create(*(f"i{start + n}" for n in range(100)), remind_at=[NOW + 5 + k / 100 for k in range(4)])
-    for number in range(3):
-        await delay(harness, message({f"m{number}": item()}, message_id=f"m{number}"), 6 + number)
-    harness.announcements()
-    monkeypatch.setattr(harness.store.users, "commit", slow_commit)
-    harness.clock.advance(9)
-    await harness.due_loop.run_due()
-
-    announced = harness.announced()
-    assert [announced.index(f"created m{number}") for number in range(3)] == [1, 3, 5]
-    assert announced[0] == "remind i0 +5" and len(announced) == 803
-
-
 async def test_failing_work_is_retried_with_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that a client can trigger costs a bounded time, and does not delay other work of the user."""
     harness = await build({"c": {"title": "News", "aggregate": {"window": "10s", "at_least": 2}}})

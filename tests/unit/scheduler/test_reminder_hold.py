@@ -7,12 +7,9 @@ import asyncio
 import pytest
 
 from gregor.clock import ManualClock
-from gregor.core.limits import SECOND_US
 from gregor.core.rate_limit import RateLimiter
-from gregor.store.contract.agenda import CompletedWork, DueWork, claimed
-from gregor_scheduler.context import SchedulerContext
 from gregor_scheduler.due_loop import DueLoop
-from gregor_scheduler.handlers.dispatch import MAX_WORK, DueHandlers
+from gregor_scheduler.handlers.dispatch import DueHandlers
 from gregor_scheduler.handlers.reminder_hold import HOLD_S, MAX_HOLD_S, ReminderHold
 from tests.unit.scheduler.conftest import LEASE_US, SchedulerHarness
 
@@ -74,39 +71,6 @@ async def test_reminders_wait_after_a_reconnect_and_other_work_does_not(harness:
 
     await harness.advance(1)
     assert harness.announced() == ["remind a +65", "remind a +66"]
-
-
-async def test_many_reminders_wait_after_a_reconnect_and_other_work_runs_once(
-    harness: SchedulerHarness, node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The work behind the reminders is read before its time, and again when it is the oldest."""
-    others, due_work, handled, reads = 40, harness.store.agenda.due_work, list[str](), list[int]()
-    start_us = harness.clock.now_us()
-    await harness.create(*(f"i{n}" for n in range(100)), remind_at=["+5"])
-    for number in range(others):
-        at_us = start_us + 6 * SECOND_US + number
-        await harness.store.agenda.delay("alice", f"m{number:02}", claimed(b"{}"), at_us)
-
-    async def commit(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
-        handled.append(work.name)
-        return CompletedWork(work)
-
-    async def counted(uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
-        reads.append(skip)
-        return await due_work(uid, now_us, most, skip)
-
-    monkeypatch.setattr("gregor_scheduler.handlers.dispatch.commit_delayed_message", commit)
-    monkeypatch.setattr(harness.store.agenda, "due_work", counted)
-    harness.clock.advance(10)
-    harness.announcements()
-    node.reconnect()
-    await harness.due_loop.run_due()
-    assert handled == [f"m{number:02}" for number in range(others)] and reads == [0, MAX_WORK, 2 * MAX_WORK]
-
-    await harness.advance(HOLD_S - 1, 0.5)
-    assert len(reads) == 3, "the user is not due before the end of the hold"
-    await harness.advance(1)
-    assert len(harness.announced()) == 100 and len(handled) == others
 
 
 async def test_reminder_does_not_wait_beyond_the_expiry_of_its_item(harness: SchedulerHarness, node: Node) -> None:

@@ -14,7 +14,6 @@ from gregor.reference.model import ItemRecord
 from gregor.store.contract.agenda import (
     CLAIMED,
     MOST_TRACES,
-    SEARCHED_ENTRIES,
     CompletedWork,
     DueWork,
     WorkKind,
@@ -81,11 +80,8 @@ class MemoryAgenda:
 
     async def due_work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
         """See ``contract.Agenda.due_work``."""
-        due = sorted((at_us, name.encode()) for name, at_us in self._data.agenda(uid).items() if at_us <= now_us)
-        found, following = due[skip : skip + most], due[skip + most :][:SEARCHED_ENTRIES]
-        if sum(entry[:1] == b"r" for _, entry in found) > most // 2:
-            found += [each for each in following if each[1][:1] not in (b"r", b"g")][: most // 2]
-        return [self._work(uid, entry, at_us) for at_us, entry in found]
+        due = [(at_us, name.encode()) for name, at_us in self._data.agenda(uid).items() if at_us <= now_us]
+        return [self._work(uid, entry, at_us) for at_us, entry in sorted(due)[skip : skip + most]]
 
     async def keep_trace(self, uid: str, items: Sequence[str], trace: bytes) -> None:
         """See ``contract.Agenda.keep_trace``. They stay longer than a day."""

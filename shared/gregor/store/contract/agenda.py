@@ -17,8 +17,6 @@ TRACES_KEPT_S: Final = 86_400
 """Lifetime of the trace of an item. Collectors seldom join spans that are further apart."""
 MOST_TRACES: Final = 256
 """Items of one user whose traces are kept."""
-SEARCHED_ENTRIES: Final = 4_096
-"""Entries that ``due_work`` searches for other work behind reminders. Each live item has one reminder in the agenda."""
 CLAIMED: Final = b'{"claimed":true,'
 """Start of a delayed message that a scheduler has begun to commit. The Lua scripts have it too."""
 
@@ -136,11 +134,7 @@ class Agenda(Protocol):
         ...
 
     async def due_work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
-        """Return up to ``most`` entries that are due, oldest first, after the first ``skip``.
-
-        If over half of them are reminders, up to ``most // 2`` entries of other work are added, also oldest first. They
-        are found among the next ``SEARCHED_ENTRIES`` due ones. ``FORGET`` is not added.
-        """
+        """Return up to ``most`` entries that are due, oldest first, after the first ``skip``."""
         ...
 
     async def keep_trace(self, uid: str, items: Sequence[str], trace: bytes) -> None:

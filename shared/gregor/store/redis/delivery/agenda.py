@@ -14,7 +14,6 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.reads import call_each_node
 from gregor.store.contract.agenda import (
     MOST_TRACES,
-    SEARCHED_ENTRIES,
     TRACES_KEPT_S,
     CompletedWork,
     DueWork,
@@ -115,8 +114,7 @@ class RedisAgenda:
         """See ``Agenda.due_work``."""
         keys = self._keys.of_user(uid)
         names = (keys.agenda, keys.state, keys.live, keys.traces)
-        arguments = (str(now_us), str(most), str(skip), str(SEARCHED_ENTRIES))
-        raw = await result_of(self._connection.evalsha(self._work, names, arguments))
+        raw = await result_of(self._connection.evalsha(self._work, names, (str(now_us), str(most), str(skip))))
         return [decode_work(*raw[i : i + 5]) for i in range(0, len(raw), 5)]
 
     async def keep_trace(self, uid: str, items: Sequence[str], trace: bytes) -> None:
