@@ -225,7 +225,7 @@ async def _send_claimed(
         return context.clock.now_us() + round(BUSY_RETRY_S * SECOND_US)
     if context.clock.monotonic() - started_s > context.deadline_s:
         # The process stalled: the state that it read is old, and its lease may end before the provider responds.
-        # Checked after the last call to the store: another worker may have withdrawn the push during such a call.
+        # Checked after the last call to the store, because another worker may withdraw the push during such a call.
         return await _put_all_back(context, decision, [delivery, *companions])
     delivery, *companions = named
     try:
@@ -549,9 +549,9 @@ async def _put_back(context: DeliveryContext, delivery: DeliveryRecord, lock: st
 async def _put_all_back(
     context: DeliveryContext, decision: SendNow, claimed: Sequence[DeliveryRecord], after_s: float = 0.0
 ) -> int | None:
-    """Return the claims of a message that is not sent, and its place in the budget. `after_s`: for the first claim.
+    """Return the claims of a message that is not sent, and its place in the budget of the user.
 
-    Returns when to attempt the first delivery again; `None`: its budget is used up.
+    `after_s`: the delay of the first delivery. Returns when to attempt it again; `None`: its retry budget is used up.
     """
     delivery, *companions = claimed
     await _give_back(context, delivery.intent, decision.budget)

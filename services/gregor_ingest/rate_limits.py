@@ -73,8 +73,8 @@ class CallerRateLimiter:
     async def take(self, actor: Actor, scope: Scope, weights: Sequence[int] = (1,), *, taken: int = 0) -> float:
         """Take messages of these weights. Return 0.0 on success, otherwise the seconds to wait; then nothing was taken.
 
-        A message that weighs more than a full bucket needs a full bucket, which then owes the rest: it stays possible,
-        once in a while. ``taken``: what was taken for the same message before.
+        A message that weighs more than a full bucket stays possible, once in a while: it needs a full bucket, which
+        then owes the rest. ``taken``: what was taken for the same message before.
         """
         limit = self._limit_of(actor, MESSAGES)
         return 0.0 if limit is None else await self._take(MESSAGES, *limit, scope, weights, taken)
@@ -206,8 +206,8 @@ class CallerRateLimiter:
     ) -> float:
         most = max(0, min(bucket.burst for bucket in buckets) - taken)
         count = sum(min(weight, most) for weight in weights)
-        # Without the debt, the heaviest message would cost no more than the burst: of a key, that can be 1. Other
-        # requests of a device owe nothing: a page must be able to load a long copy again.
+        # Without the debt, the heaviest message would cost no more than the burst, which can be 1 for a key. Other
+        # requests of a device leave no debt, because a page must be able to load a long copy again.
         debt = sum(weights) - count if name == MESSAGES or owner.startswith(_KEY_OWNER) else 0
         left = until_repeat(await self._take_from_store(owner, buckets, count, debt), buckets, taken)
         note_limit(scope, name, buckets, left)

@@ -48,7 +48,7 @@ MAX_UNREAD_BYTES = 131_072
 """Bytes of an unread response in the kernel: the buffers between Gregor and HAProxy."""
 CHEAP = ("X25519", "P-256")
 EXPENSIVE = ("X448", "P-384", "P-521", "ffdhe2048", "ffdhe3072")
-"""TLS groups."""
+"""TLS groups that the proxies must not offer. They must offer the cheap ones."""
 UPGRADE = (
     b"GET /v1/connect HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: gregor.v1\r\n\r\n"
@@ -253,7 +253,7 @@ async def test_haproxy_limits_the_connections_of_an_address(proxy: Proxy, cluste
 
 @pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
 async def test_haproxy_limits_the_rate_of_connections_of_an_address(proxy: Proxy, cluster: Cluster) -> None:
-    """400 first TLS messages a second of one address, 250 bytes each, used most of a core."""
+    """400 first TLS messages a second from one address, each of 250 bytes, used most of a core."""
     async with changed_configuration(proxy, r"(sc2_gpc0_rate gt) 2000", r"\1 5"):
         async with AsyncExitStack() as stack:
             assert [await unfinished(proxy, "127.0.0.33", stack) for _ in range(6)] == [b"401"] * 6
@@ -267,12 +267,12 @@ async def test_haproxy_limits_the_rate_of_connections_of_an_address(proxy: Proxy
 @pytest.mark.parametrize(("group", "is_offered"), [*((each, True) for each in CHEAP), *((e, False) for e in EXPENSIVE)])
 async def test_only_cheap_key_exchanges_are_offered(proxy: Proxy, group: str, is_offered: bool) -> None:
     """A first TLS message costs the proxy a key exchange: 0.6 ms of CPU with X25519, 2.3 ms with ffdhe3072."""
-    shake = [tool("openssl"), "s_client", "-connect", f"127.0.0.1:{proxy.port}", "-groups", group]
-    await asyncio.to_thread(output_of, shake, status=0 if is_offered else 1)
+    handshake = [tool("openssl"), "s_client", "-connect", f"127.0.0.1:{proxy.port}", "-groups", group]
+    await asyncio.to_thread(output_of, handshake, status=0 if is_offered else 1)
 
 
 async def test_connection_without_a_tls_handshake_is_closed(proxy: Proxy) -> None:
-    """HAProxy kept it for 70 s (`timeout client`)."""
+    """HAProxy kept such a connection for 70 s (`timeout client`)."""
     async with changed_configuration(proxy, "(timeout client-hs|client_header_timeout) 10s", r"\1 1s"):
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         async with asyncio.timeout(20):

@@ -213,7 +213,7 @@ def test_receiver_that_is_slow_for_a_few_users_delays_no_other(slow_s: float, ra
 
 
 def _turns_s(endpoints: WebhookEndpoints, hanging: int, hung_s: float) -> list[float]:
-    """Return the turns of 500 calls that wait after calls of one user have hung for ``hung_s``, 14 s each."""
+    """Return the turns of 500 waiting calls. Until ``hung_s``, ``hanging`` calls of one user hang, 14 s each."""
     began = deque((n / 10, endpoints.acquire("hook", n / 10, "mallory")) for n in range(hanging))
     while began and began[0][0] + 14.0 < hung_s:
         began_s, permit = began.popleft()
@@ -230,7 +230,7 @@ def _turns_s(endpoints: WebhookEndpoints, hanging: int, hung_s: float) -> list[f
 @example(1, 14.0)
 @example(PLACES_OF_USER, 1_000.0)
 def test_hanging_calls_of_a_user_delay_no_turns_of_others(most: int, share: float, hanging: int, hung_s: float) -> None:
-    """The calls of this user hang, up to 17 minutes. Then the items of 500 others end at the same moment."""
+    """The calls of one user hang for up to 17 minutes. Then the items of 500 others end at the same moment."""
     turns_s = _turns_s(WebhookEndpoints(most, share=share), hanging, hung_s)
 
     assert max(turns_s) <= 2 * max(_turns_s(WebhookEndpoints(most, share=share), 0, hung_s)) + 1.0
@@ -238,7 +238,7 @@ def test_hanging_calls_of_a_user_delay_no_turns_of_others(most: int, share: floa
 
 @given(st.floats(0.0, 1.0))
 def test_silent_receiver_slows_the_turns_before_its_first_call_ends(between_s: float) -> None:
-    """Otherwise all waiting calls are decided twice a second. ``between_s``: time in which the calls began."""
+    """Otherwise each waiting call is decided twice a second. ``between_s``: the time in which the calls begin."""
     endpoints = WebhookEndpoints()
     for n in range(MAX_CONCURRENT):
         endpoints.acquire("hook", n * between_s / MAX_CONCURRENT, f"u{n}")

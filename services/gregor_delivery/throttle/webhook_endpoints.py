@@ -182,14 +182,14 @@ class _Calls:
         self.began_s: dict[object, float] = {}
         """When each call in flight began, oldest first."""
         self.ends_a_second = 1 / SHORTEST_CALL_S
-        """How many calls a place finishes in a second: the mean over the last calls, about as many as may be in flight.
+        """Calls that one place finishes in a second: the mean over the last calls, about as many as may be in flight.
 
         A mean of durations would follow a few slow calls among many fast ones.
         """
         self.turns = Turns()
 
     def end(self, call: object, now_s: float | None) -> None:
-        """End a call. `now_s`: `None` if it says nothing about the pace, for example because it was not made."""
+        """End a call. `now_s`: `None` if the call does not count in the mean, for example because it was not made."""
         began_s = self.began_s.pop(call)
         if now_s is not None:
             self.ends_a_second += (1 / max(SHORTEST_CALL_S, now_s - began_s) - self.ends_a_second) / MAX_CONCURRENT
@@ -197,8 +197,8 @@ class _Calls:
     def turn_s(self, now_s: float) -> float:
         """Return the seconds until the next turn.
 
-        A call in flight adds the less to the pace, the longer it already lasts. So a silent receiver slows the pace
-        down before its first call ends, but a few calls without a response do not.
+        The longer a call in flight has lasted, the less it adds to the pace. So a silent receiver slows the pace before
+        its first call ends, but a few calls without a response do not.
         """
         usual_s = 1 / self.ends_a_second
         calls_a_second = sum(1 / max(usual_s, now_s - began_s) for began_s in self.began_s.values())
@@ -233,7 +233,7 @@ class _Endpoint:
     def end(self, call: object, uid: str | None, now_s: float | None) -> None:
         """End a call of a user; see `_Calls.end`."""
         calls = None if uid is None else self.users[uid]
-        # A user whose calls hang must not set the pace of others, which may have had no call for long.
+        # A user whose calls hang must not set the pace of others: they may have had no call for a long time.
         is_last = calls is None or len(calls.began_s) == 1
         self.calls.end(call, now_s if is_last else None)
         if uid is not None and calls is not None:

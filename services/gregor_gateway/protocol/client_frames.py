@@ -27,7 +27,7 @@ _LEADING_REF: Final = re.compile(
 )
 _BLANK: Final = re.compile(r"[ \t\n\r]*")
 LONG_FRAME_BYTES: Final = 8_192
-"""Longest frame that is decoded at once. A longer one is first split into its members, at 1 ms for 256 KiB."""
+"""Longest frame that is decoded as a whole. A longer one is first split into its members: 1 ms for 256 KiB."""
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _MAX_DIGITS: Final = 17
 """Longest integer, in characters, that can be in range."""
@@ -117,10 +117,10 @@ def read_frame(document: Mapping[str, Any]) -> ClientFrame:
 
 
 def decode_frame(raw: bytes, limits: Limits) -> Any:
-    """Return a frame that can be given to ``read_ref`` and ``read_frame``. Raises ``Problem``.
+    """Decode a frame for ``read_ref`` and ``read_frame``. Raises ``Problem``.
 
-    The members of a long message are ``None``, except its ref: the message is decoded when it is committed, and the
-    longest take 0.08 s. Then a rule that it breaks, such as a repeated key, is reported.
+    All members of a long message are ``None``, except its ref. Decoding can take 0.08 s, so it is done only once: when
+    the message is committed. Errors that only the decoder finds, such as a repeated key, are reported then.
     """
     if len(raw) > LONG_FRAME_BYTES:
         try:

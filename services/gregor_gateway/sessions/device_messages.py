@@ -25,7 +25,7 @@ from gregor.tracing import names
 from gregor.tracing.tracer import NOT_SAMPLED, TRACING_OFF, SpanKind, Tracer
 
 PAUSE_BYTES: Final = 16_384
-"""Other tasks run between the decoding and the parsing of a longer message: each takes up to 0.08 s of 256 KiB."""
+"""Longest message without a pause between decoding and parsing. For 256 KiB, each of them takes up to 0.08 s."""
 
 
 class DeviceMessages:
@@ -90,9 +90,9 @@ class DeviceMessages:
             )
 
     async def _take(self, caller: Caller, weight: int = 1, *, taken: int = 0) -> None:
-        """Take from the buckets of the device and of its user, of which the message took ``taken`` before.
+        """Take from the buckets of the device and of its user. ``taken``: what the message took from them before.
 
-        A message that weighs more than a full bucket needs a full bucket, which then owes the rest.
+        A message that weighs more than a full bucket needs a full bucket. The bucket then owes the rest.
         """
         buckets = message_buckets(caller.uid, caller.device, self._limits)
         count = max(0, min(weight, *(bucket.burst - taken for bucket in buckets)))

@@ -50,7 +50,7 @@ def probe_response(
     is_hidden = is_guarded and not is_internal(peer, request.headers, context.client_addresses)
     if is_hidden and context.settings.admin_port is None:
         return problem_response(identity, Problem("not_found", METRICS_HIDDEN), is_head=is_head)
-    # Last: the text of the metrics takes milliseconds.
+    # After the checks, because collecting the metrics takes milliseconds.
     found = probe(context, request.path, is_admin=is_admin)
     if found is None and request.path != CONNECT_PATH:
         return problem_response(identity, not_found(context, request.path), is_head=is_head)

@@ -22,7 +22,7 @@ async def test_fragments_of_a_message_are_joined() -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching"])
 async def test_connection_that_ends_during_the_handshake_is_an_error(answer: bytes) -> None:
-    """picows returns without an error, and the device waited for its first ping to time out: 50 s."""
+    """picows returns without an error, so the device waited for 50 s, until its first ping timed out."""
 
     async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -214,8 +214,8 @@ def outcome(raw: bytes, document: Any) -> Any:
 
 
 @given(members=st.dictionaries(NAMES, VALUES, max_size=4))
-def test_long_frame_is_read_as_a_short_one(members: dict[str, Any]) -> None:
-    """Law: the length of a frame does not change what it means."""
+def test_long_frame_means_the_same_as_a_short_one(members: dict[str, Any]) -> None:
+    """Law: spaces that make a frame long do not change its meaning."""
     short = json.dumps(members).encode()
     long = short.ljust(LONG_FRAME_BYTES + 1)
 
@@ -236,7 +236,7 @@ def test_long_frame_is_read_as_a_short_one(members: dict[str, Any]) -> None:
         b'{"ref":[1,1e999],"system":"a"}',
     ],
 )
-def test_invalid_long_frame_has_the_error_of_its_text(raw: bytes) -> None:
+def test_invalid_long_frame_has_the_error_of_the_full_decoder(raw: bytes) -> None:
     long = raw.ljust(LONG_FRAME_BYTES + 1)
 
     assert failure(lambda: read_ref(decode_frame(long, Limits()))) == failure(lambda: read_ref(whole(long)))

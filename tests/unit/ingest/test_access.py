@@ -348,7 +348,7 @@ async def test_expensive_messages_take_more_of_the_rate(api: Api) -> None:
     assert (await api.send("alice", light, token)).status_code == 200
 
 
-async def test_message_heavier_than_the_burst_needs_a_full_one(api: Api) -> None:
+async def test_message_heavier_than_the_burst_needs_the_full_burst(api: Api) -> None:
     """Its weight is 171."""
     token = api.token()
     assert (await api.send("alice", _heavy(100), token)).status_code == 200

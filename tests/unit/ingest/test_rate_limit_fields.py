@@ -130,7 +130,7 @@ async def test_heavy_line_of_a_device_uses_its_whole_weight(api: Api) -> None:
 
 @pytest.mark.parametrize("padding", [0, 100_000, 240_000])
 async def test_refused_message_is_accepted_after_its_wait(api: Api, padding: int) -> None:
-    """The wait includes what the text takes again. Without it, a client that obeyed it never sent the message."""
+    """The wait includes what the text takes again. Otherwise a client that waits is refused again and again."""
     items = heavy_message()["body"]["create"].items()
     new = {f"new{name}": {**item, "body": "x" * (padding // 100)} for name, item in items}
     long = {"system": "gregor", "body": {"create": new}}
@@ -155,7 +155,7 @@ async def test_heavy_line_of_a_device_is_accepted_beside_others(api: Api, order:
 
 
 @pytest.mark.parametrize("count", [2, 12, 20])
-async def test_one_heavy_line_of_a_batch_leaves_the_debt(api: Api, count: int) -> None:
+async def test_only_the_first_heavy_line_of_a_batch_is_accepted(api: Api, count: int) -> None:
     lines = [{"uid": "alice", **heavy_message()}] * count
 
     found = (await api.call("POST", "/v1/messages", api.token(), json=lines)).json()

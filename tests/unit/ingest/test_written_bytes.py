@@ -245,7 +245,7 @@ async def test_heavy_message_at_a_gateway_leaves_a_debt(store: RedisStore) -> No
 
 @pytest.mark.parametrize("size", [9_000, 120_000, 250_000])
 async def test_refused_message_at_a_gateway_is_accepted_after_its_wait(store: RedisStore, size: int) -> None:
-    """A client that waited exactly as long as the gateway said was refused without end."""
+    """A client that waited exactly as long as the gateway stated was refused again and again."""
     waits: list[float] = []
     async with Api(store) as api:
         gateway = DeviceMessages(store, api.clock, Limits(), Metrics(), CategoryRegistry(store))
@@ -263,7 +263,7 @@ async def test_refused_message_at_a_gateway_is_accepted_after_its_wait(store: Re
 
 
 async def test_other_tasks_run_between_the_steps_of_a_long_message(store: RedisStore) -> None:
-    """To decode 256 KiB takes up to 0.08 s, and so does parsing it."""
+    """Decoding a message of 256 KiB takes up to 0.08 s, and so does parsing it."""
     order: list[str] = []
 
     def read() -> Document:

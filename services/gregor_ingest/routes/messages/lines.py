@@ -116,7 +116,7 @@ class LineLimiter:
         await self._rate_limiter.charge_message(self.actor, self.scope, weight)
 
     async def take_as_many_as_possible(self, weights: Sequence[int], taken: int = 0) -> tuple[int, float]:
-        """Take the first of these lines; returns how many, and the seconds until the next one.
+        """Take as many of the first lines as possible. Returns how many, and the seconds until the next one.
 
         ``taken``: what was taken for them before.
         """
@@ -331,7 +331,7 @@ class BatchSubmission:
         # reading them was the larger part of the work.
         is_key = self.limiter.actor.caller is None
         weights, paid = [entry.weight - entry.paid for entry in pending], [entry.paid for entry in entries]
-        # One unit is left for the others of several heavy lines: otherwise all of them would go into debt at once.
+        # Less than the burst: with nothing left to take, all heavy lines would be accepted at once, as debts.
         taken = max(max(paid, default=0), min(sum(paid), self._burst - 1))
         granted, wait_s = await self.limiter.take_as_many_as_possible(weights, taken)
         if is_key:

@@ -50,7 +50,7 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["devices"])
 
 ALL_DEVICES: Final = "*"
 """The device in the audit event of a revocation of all devices."""
-# A registration with a new push token of 4 KB takes Redis as long as two reads. It moves the owner of the token.
+# A registration with a new push token of 4 KB takes Redis as long as two reads, because the owner of the token changes.
 _WRITE_WEIGHT: Final = 1
 _PATH: Final = "/v1/users/{uid}/devices/{device}"
 _REGISTERED: Final = documented(
