@@ -28,6 +28,7 @@ from gregor.store.redis.users.user_state import ScriptPages
 from tests.property.conversations import SENDERS, Sent, updates, worlds
 from tests.support.builders import LIMITS, NOW, NOW_US, RESET, SEED, interval, item, message
 from tests.support.interleaved import Interleaved
+from tests.support.receipts import untimed
 from tests.support.replica import view_of
 from tests.support.servers import open_client
 
@@ -164,6 +165,6 @@ async def _both(step: Step, memory: Store, other: Store) -> None:
 
 async def _outcome(asked: Awaitable[Any]) -> Any:
     try:
-        return await asked
+        return untimed(await asked)
     except Problem as problem:
         return problem.code

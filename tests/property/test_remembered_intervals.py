@@ -20,6 +20,7 @@ from gregor.store.contract.store import Store
 from gregor.store.redis.store import RedisStore
 from tests.property.conversations import Sent
 from tests.support.builders import BY_BACKEND, LIMITS, NOW, NOW_US, interval, item, message
+from tests.support.receipts import untimed
 from tests.support.replica import view_of
 from tests.support.servers import open_client
 
@@ -75,7 +76,7 @@ async def _compare(url: str, sent: list[Sent]) -> None:
 
 async def _outcome(store: Store, sent: Sent) -> Any:
     try:
-        return await store.users.commit(UID, sent.at(NOW_US))
+        return untimed(await store.users.commit(UID, sent.at(NOW_US)))
     except Problem as problem:
         return problem.code
 

@@ -31,6 +31,7 @@ from gregor.store.contract.store import Store
 from gregor.store.redis.store import RedisStore
 from tests.property.conversations import IDS, SENDERS, VIEWS, Sent, World, updates, worlds
 from tests.support.builders import DAY_US, HOUR_US, LIMITS, NOW_US, RESET, SECOND_US, SEED, external
+from tests.support.receipts import untimed
 from tests.support.replica import view_of
 from tests.support.resets import reset_all_users
 from tests.support.store_backends import FACTORIES, Factory, StoreUnderTest, marks_of
@@ -86,7 +87,7 @@ class Twins(RuleBasedStateMachine):
     def _both(self, ask: Callable[[Store], Awaitable[Any]], seen: Callable[[Any], Any] = lambda value: value) -> Any:
         """Run a command on both stores and return their result, or problem, which must be equal."""
         expected, actual = (self._run(_outcome(ask(twin.store))) for twin in self._twins)
-        assert seen(actual) == seen(expected)
+        assert untimed(seen(actual)) == untimed(seen(expected))
         return expected
 
     def _commit(self, commit: Commit) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from gregor.core.errors import Problem
 from gregor.core.ids import MAX_DOTTED_LENGTH
 from gregor.core.limits import Limits
-from gregor.core.messages.cost import message_weight, redis_units
+from gregor.core.messages.cost import REDIS_UNITS, message_weight, redis_units
 from gregor.core.messages.model import Sender
 from gregor.core.messages.parse import parse_message
 from gregor.store.redis.store import RedisStore
@@ -31,6 +30,7 @@ Scene = Callable[[], tuple[list[Sent], list[Document]]]
 class Cost:
     """CPU milliseconds of Redis for one message, its weight and its `redis_units`. `removed`: items that left a view.
 
+    `weight` and `units` include the extra weight of the receipt, which is charged after the commit.
     `longest_ms`: the longest script of the message, by the clock; other users wait for it.
     """
 
@@ -305,10 +305,13 @@ async def measure_scene(name: str, store: RedisStore, url: str) -> list[Cost]:
         commit = planned(document, PHONE, NOW_US + number)
         forget_durations(url)
         before_s, removed = redis_cpu_s(url), 0
-        with suppress(Problem):  # over a bound: refused as a whole, after the work
-            removed = len((await store.users.commit(UID, commit)).dismissed)
+        try:
+            receipt = await store.users.commit(UID, commit)
+            removed, extra_weight = len(receipt.dismissed), receipt.extra_weight
+        except Problem as problem:  # over a bound: refused as a whole, after the work
+            extra_weight = problem.extra_weight
         ms = 1_000 * (redis_cpu_s(url) - before_s)
         parsed = parse_message(document, Limits())
-        weight, units = message_weight(parsed), redis_units(parsed)
+        weight, units = message_weight(parsed) + extra_weight, redis_units(parsed) + extra_weight * REDIS_UNITS
         found.append(Cost(name, ms, weight, units, removed, longest_ms(url, "evalsha")))
     return found
