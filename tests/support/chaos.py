@@ -24,7 +24,7 @@ from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.chaos_audit import Audit, Known, audit
-from tests.support.cluster import KEEP_ALL, Cluster
+from tests.support.cluster import KEEP_ALL, Cluster, Service
 from tests.support.failure_modes import ASKING, BUSY, DOWN, HANGING, MIXED
 from tests.support.flaky_provider_process import CHANNELS, FlakyProviders, running
 from tests.support.load_users import (
@@ -55,8 +55,9 @@ _HAS_ALL, _HAS_TWO = ("apns", "fcm", "webpush", "email"), ("apns", "fcm")
 class Plan:
     """The load and the failures of one run.
 
-    `kill_every_s`: mean time between two kills. `ill_s`: duration of one provider outage. `max_wait_s`: if no delivery
-    ends for this long, the run counts as stuck; pauses between attempts are shorter.
+    `kill_every_s`: mean time between two kills; a third of `load_s` or less, so that each of the two workers is killed
+    during the load. `ill_s`: duration of one provider outage. `max_wait_s`: if no delivery ends for this long, the run
+    counts as stuck; pauses between attempts are shorter.
     """
 
     intents: int
@@ -151,7 +152,8 @@ async def _play(scene: _ChaosRun) -> Outcome:
     providers = scene.providers
     providers.set_modes(**dict.fromkeys(CHANNELS, MIXED))
     began = time.monotonic()
-    havoc = [asyncio.create_task(each(scene)) for each in (_kill_workers, _fail_providers, _kill_store)]
+    killers = [_kill_worker(scene, worker) for worker in scene.cluster.deliveries]
+    havoc = [asyncio.create_task(each) for each in (*killers, _fail_providers(scene), _kill_store(scene))]
     await _load(scene)
     intents = [intent for person in scene.people for item in _items(person) for intent in person.intents(item)]
     ledger = await _with_due_commits(scene, intents)
@@ -202,20 +204,23 @@ async def _dismiss(scene: _ChaosRun, uid: str, item: str) -> None:
     await retry_while_unavailable(lambda: scene.store.users.commit(uid, commit))
 
 
-async def _kill_workers(scene: _ChaosRun) -> None:
-    """Kill one running worker after the other, and start each again after a moment."""
+async def _kill_worker(scene: _ChaosRun, worker: Service) -> None:
+    """Kill a worker again and again, and start it again after a moment.
+
+    Each worker has its own killer: on a busy machine a start takes seconds, and must not delay the next kill.
+    """
+    pause_s = len(scene.cluster.deliveries) * scene.plan.kill_every_s
     while True:
-        await asyncio.sleep(scene.dice.uniform(0.5, 1.5) * scene.plan.kill_every_s)
+        await asyncio.sleep(scene.dice.uniform(0.5, 1.5) * pause_s)
         if scene.is_calm:
             return
-        victim = scene.dice.choice(scene.cluster.deliveries)
-        victim.kill()
+        worker.kill()
         scene.deaths.append(time.time())
         scene.outcome.kills += 1
         await asyncio.sleep(scene.dice.random())
         async with scene.turn:
-            victim.start()
-            await asyncio.to_thread(victim.wait_ready)
+            worker.start()
+            await asyncio.to_thread(worker.wait_ready)
 
 
 async def _fail_providers(scene: _ChaosRun) -> None:
