@@ -6,7 +6,7 @@ Idempotent: final deliveries stay final, and the key of a withdrawal deduplicate
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -40,11 +40,12 @@ async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork
     ]
     pending = [record for record in notifications if not record.is_over]
     now_us = context.clock.now_us()
-    all_cancelled = await _cancel(context, pending, removal, now_us)
+    held = await _cancel(context, pending, removal, now_us)
     await _publish_withdrawals(context, withdrawals(uid, records, item, removal, now_us), now_us)
-    waiting = [record.intent for record in notifications if _may_wait_in_queue(record)]
+    # A worker that could not record an outcome has put its delivery back: without this entry, the claim would not end.
+    waiting = [record.intent for record in notifications if record not in held and _may_wait_in_queue(record)]
     await context.publisher.remove_waiting(waiting)
-    if not all_cancelled:
+    if held:
         return CompletedWork(work, now_us + max(RECHECK_US, (now_us - removal.at_us) // 2))
     return CompletedWork(work)
 
@@ -58,15 +59,19 @@ def _may_wait_in_queue(record: DeliveryRecord) -> bool:
     return bool(record.history.waits) or record.state is DeliveryState.CANCELLED or not record.is_over
 
 
-async def _cancel(context: SchedulerContext, records: Iterable[DeliveryRecord], removal: Removal, now_us: int) -> bool:
-    """Cancel deliveries. Returns ``False`` if a worker holds at least one: it may have seen the item live."""
+async def _cancel(
+    context: SchedulerContext, records: Sequence[DeliveryRecord], removal: Removal, now_us: int
+) -> list[DeliveryRecord]:
+    """Cancel deliveries. Returns those that a worker holds: it may have seen the item live."""
     reason = "expired" if removal.reason is RemovalReason.EXPIRED else "dismissed"
     move = context.store.ledger.move
-    moves = (
-        move(record.intent, PENDING, DeliveryState.CANCELLED, record.history.ended(reason, now_us))
-        for record in records
+    are_cancelled = await asyncio.gather(
+        *(
+            move(record.intent, PENDING, DeliveryState.CANCELLED, record.history.ended(reason, now_us))
+            for record in records
+        )
     )
-    return all(await asyncio.gather(*moves))
+    return [record for record, is_cancelled in zip(records, are_cancelled, strict=True) if not is_cancelled]
 
 
 async def _publish_withdrawals(context: SchedulerContext, intents: Sequence[Intent], now_us: int) -> None:

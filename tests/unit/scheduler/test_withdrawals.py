@@ -283,6 +283,24 @@ async def test_push_claimed_before_cancel_is_rechecked(harness: SchedulerHarness
     assert harness.published() == ["withdraw a apns phone"]
 
 
+@pytest.mark.parametrize("is_claimed_meanwhile", [False, True])
+async def test_dismissal_keeps_the_queue_entry_of_a_claimed_push(
+    harness: SchedulerHarness, is_claimed_meanwhile: bool
+) -> None:
+    """After a failure of the store, a worker puts a claimed push back. Only this entry ends the claim."""
+    [phone] = await pushed(harness, for_device="phone")
+    if is_claimed_meanwhile:
+        harness.store._ledger = ClaimingLedger(harness.store._ledger)  # type: ignore[attr-defined]
+    else:
+        await set_state(harness, phone, DeliveryState.CLAIMED)
+    await harness.queue.enqueue([phone], harness.clock.now_us() + 2 * SECOND_US)
+
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+
+    assert list(harness.queue.delayed) == [phone]
+
+
 async def test_one_withdrawal_covers_all_pushes_of_an_item(harness: SchedulerHarness) -> None:
     [phone, _] = await pushed(harness)
     await set_state(harness, phone, DeliveryState.SENT)
