@@ -206,8 +206,16 @@ def restart(proxy: Proxy, configuration: str) -> None:
     proxy.start()
 
 
-@pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
-async def test_haproxy_limits_the_handshakes_of_an_address(proxy: Proxy, cluster: Cluster) -> None:
+@pytest.mark.parametrize(
+    ("proxy", "old", "new"),
+    [
+        (HaProxy, r"(sc1_http_req_rate gt) 4000", r"\1 100"),
+        (Nginx, r"(?s)rate=400r/s(.*) burst=400 ", r"rate=1r/m\1 burst=100 "),
+    ],
+    indirect=["proxy"],
+    ids=["haproxy", "nginx"],
+)
+async def test_proxy_limits_the_handshakes_of_an_address(proxy: Proxy, old: str, new: str, cluster: Cluster) -> None:
     """A gateway refuses a WebSocket after its upgrade, which is not an error for a proxy."""
 
     async def answer(address: str) -> bytes:
@@ -218,7 +226,7 @@ async def test_haproxy_limits_the_handshakes_of_an_address(proxy: Proxy, cluster
         writer.transport.abort()
         return status
 
-    async with changed_configuration(proxy, r"(sc1_http_req_rate gt) 4000", r"\1 100"):
+    async with changed_configuration(proxy, old, new):
         answers = Counter([await answer("127.0.0.16") for _ in range(104)])
         assert answers[b"101"] >= 100 and set(answers) == {b"101", b"429"}, answers
         assert await answer("127.0.0.17") == b"101"

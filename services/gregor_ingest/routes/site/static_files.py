@@ -33,7 +33,7 @@ class StaticFile:
 
     name: str
     content: bytes
-    _gzipped: bytes | None = field(default=None, init=False, repr=False)
+    _gzipped: asyncio.Task[bytes] | None = field(default=None, init=False, repr=False)
 
     async def response(self, request: Request, headers: Mapping[str, str]) -> Response:
         """Return the file, gzipped if the client accepts gzip and that is smaller; 304 if the client has it."""
@@ -50,9 +50,10 @@ class StaticFile:
 
     async def _compressed(self) -> bytes:
         if self._gzipped is None:
-            # In a thread, because Swagger UI takes 0.3 s. Without a time, so all replicas send equal bytes.
-            self._gzipped = await asyncio.to_thread(gzip.compress, self.content, 9, mtime=0)
-        return self._gzipped
+            # In a thread, because Swagger UI takes 0.3 s, and once for all requests that wait. Without a time, so all
+            # replicas send equal bytes.
+            self._gzipped = asyncio.create_task(asyncio.to_thread(gzip.compress, self.content, 9, mtime=0))
+        return await asyncio.shield(self._gzipped)
 
 
 def accepts_gzip(values: list[str]) -> bool:

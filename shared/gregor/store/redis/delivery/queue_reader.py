@@ -144,10 +144,12 @@ class RedisQueueReader:
 
     async def _flush_acks(self) -> None:
         entries, self._acked, self._ack_task = self._acked, [], None
+        # If Redis executes only the first command, XAUTOCLAIM acknowledges the deleted entries. In the other order they
+        # would stay in the stream for ever.
         await results_of(
             (
-                self._client.call("XACK", self._stream, GROUP, *entries),
                 self._client.call("XDEL", self._stream, *entries),
+                self._client.call("XACK", self._stream, GROUP, *entries),
             )
         )
 
