@@ -418,11 +418,14 @@ async def _record_verdict(
         await _give_back(context, delivery.intent, decision.budget)
     if isinstance(verdict, Misconfigured):
         context.user_waits.add(delivery.intent.uid, context.clock.monotonic())
-    writing = _write(context, delivery, decision.lock, verdict, decision.expires_us, until_s)
+    recorded = verdict
+    if isinstance(verdict, Refused) and _is_separable(decision, verdict, delivery, companions):
+        recorded = Retry(None, verdict.status, verdict.detail)  # the message counts for the budget of the user
+    writing = _write(context, delivery, decision.lock, recorded, decision.expires_us, until_s)
     if companions:
         # Pipelined into one write: a reader never finds some of the records updated and others not.
         others = (
-            _write_companion(context, delivery.intent.kind, decision, each, verdict, until_s) for each in companions
+            _write_companion(context, delivery.intent.kind, decision, each, recorded, until_s) for each in companions
         )
         (state, again_us), _ = await asyncio.gather(writing, asyncio.gather(*others))
     else:
@@ -431,6 +434,15 @@ async def _record_verdict(
         name, detail = verdict.name, verdict_detail(verdict)
         context.log_failure("delivery.rejected", kind=name, verdict=name, attempt=delivery.n, detail=detail)
     return again_us
+
+
+def _is_separable(
+    decision: SendNow, refused: Refused, delivery: DeliveryRecord, companions: list[DeliveryRecord]
+) -> bool:
+    """Return whether smaller messages may find the item that the provider refuses."""
+    if decision.is_separable is None or all(each.intent.item == delivery.intent.item for each in companions):
+        return False
+    return decision.is_separable(refused)
 
 
 def _observe_age(context: DeliveryContext, delivery: DeliveryRecord, decision: SendNow) -> None:

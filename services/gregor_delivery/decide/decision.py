@@ -9,7 +9,7 @@ from typing import Protocol
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryBudget, DeliveryRecord
 from gregor_delivery.channels.contract import OutgoingMessage
-from gregor_delivery.channels.verdict import RecipientGone, Retry
+from gregor_delivery.channels.verdict import RecipientGone, Refused, Retry
 from gregor_delivery.throttle.breaker import Permit
 
 
@@ -43,6 +43,9 @@ class SendNow:
     """Budget of the user from which the message is taken; `None`: unlimited."""
     may_fold: Callable[[Sequence[Intent]], Awaitable[Collection[Intent]]] | None = None
     """Returns those of the deliveries above the budget that the message may cover now; `compose` gets them too."""
+    is_separable: Callable[[Refused], bool] | None = None
+    """Returns whether this refusal may be about one of the deliveries: they are then all retried, in smaller messages.
+    """
     is_long: Callable[[Sequence[Intent]], bool] | None = None
     """Returns whether the message with these companions takes long to build: `compose` then runs in a thread."""
 

@@ -2,13 +2,16 @@
 
 One mail covers everything that waits. Its name is written to the record of each covered delivery before the mail is
 sent. A mail that may have arrived is sent again only under the same name, with nothing in it that was not there before.
+
+If the relay rejects the content of a mail, one of its items may be the cause. Its deliveries are then mailed by halves,
+and no other delivery joins them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
@@ -31,6 +34,7 @@ from gregor.rendering.renderer import TemplateItem
 from gregor.store.audience import AudienceReader
 from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import MailMessage
+from gregor_delivery.channels.smtp.responses import is_about_content
 from gregor_delivery.channels.verdict import RecipientGone
 from gregor_delivery.throttle.paced_users import PacedUsers
 
@@ -41,6 +45,10 @@ MAX_DELIVERIES: Final = 100
 """Deliveries that one mail covers; the rest waits for the next mail."""
 BYTES_IN_LOOP: Final = 8_192
 """Bytes of items above which a mail is rendered in a thread: 66 items of 16 KB took 0.15 s."""
+MAX_BYTES: Final = 262_144
+"""Bytes of items (as JSON) that one mail covers; the rest waits for the next mail. HTML may be six times as long."""
+DEFERRALS: Final = 8
+"""Temporary rejections of content after which a delivery is mailed separately: about 4 minutes of retries."""
 MAX_ITEMS_READ: Final = 1_000
 """Newest items that are considered for one mail; most of them were covered by an earlier one."""
 FULL_READS: Final = 0.5
@@ -117,8 +125,10 @@ class MailDecider:
             return AlreadySent()
         if name is not None:
             companions = self._companions_of_mail(intent, name, context)
+        elif _is_separate(claimed):
+            companions = self._part_of_rejected_mail(intent, claimed.history.mail, context)
         else:
-            companions = self._waiting_companions(intent, context)
+            companions = _within_bytes(intent, self._waiting_companions(intent, context), context)
         item, _ = context.items[intent.item]
         return SendNow(
             compose=lambda others: self._build(context, intent, others, name or _mail_name((intent, *others))),
@@ -128,6 +138,7 @@ class MailDecider:
             expires_us=item.expires_us,
             on_gone=lambda gone: self._suppress(context.contact, gone, now_us),
             budget=self._budget,
+            is_separable=None if name is not None else lambda refused: is_about_content(refused.status, refused.detail),
             is_long=lambda others: _item_bytes(context, intent, others) > BYTES_IN_LOOP,
         )
 
@@ -202,7 +213,8 @@ class MailDecider:
     def _waiting_companions(self, intent: Intent, context: _MailContext) -> Iterator[Intent]:
         """Yield everything else that waits: queued deliveries, and items whose mail timer has not fired yet."""
         known = {each.intent.key for each in context.records}
-        waiting = [_since_planned(each) for each in context.records if _is_free(each, context.now_us)]
+        free = (each for each in context.records if _is_free(each, context.now_us) and not _is_separate(each))
+        waiting = [_since_planned(each) for each in free]
         for item, timer_us in context.items.values():
             kind = IntentKind.SUMMARY if is_summary(item.id) else IntentKind.ITEM
             email = self._registry.current.resolve(item.category).email
@@ -212,10 +224,20 @@ class MailDecider:
                     waiting.append(timed)
         return (each for each in waiting if each.key != intent.key and self._may_cover(each, context))
 
-    def _companions_of_mail(self, intent: Intent, name: str, context: _MailContext) -> Iterator[Intent]:
+    def _companions_of_mail(self, intent: Intent, name: str | None, context: _MailContext) -> Iterator[Intent]:
         """Yield the deliveries that the mail of that name covered and that are still to be delivered."""
         covered = (_since_planned(each) for each in context.records if each.history.mail == name)
         return (each for each in covered if each.key != intent.key and self._may_cover(each, context))
+
+    def _part_of_rejected_mail(self, intent: Intent, name: str | None, context: _MailContext) -> Iterator[Intent]:
+        """Yield half of the deliveries of a mail that the relay rejected; if some have left it, all others.
+
+        Always fewer than before: the same mail is not sent again.
+        """
+        separate = [each for each in context.records if _is_free(each, context.now_us) and _is_separate(each)]
+        left = list(self._companions_of_mail(intent, name, replace(context, records=separate)))
+        is_whole = _mail_name((intent, *left)) == name
+        return islice(left, len(left) // 2 if is_whole else None)
 
     def _may_cover(self, intent: Intent, context: _MailContext) -> bool:
         if intent.item not in context.items or self._skip_reason(intent, context) is not None:
@@ -254,6 +276,22 @@ def _covered_items(context: _MailContext, intent: Intent, others: Sequence[Inten
 
 def _item_bytes(context: _MailContext, intent: Intent, others: Sequence[Intent]) -> int:
     return sum(len(item.json) for item in _covered_items(context, intent, others))
+
+
+def _within_bytes(intent: Intent, companions: Iterable[Intent], context: _MailContext) -> Iterator[Intent]:
+    """Yield the first companions whose items, with that of the intent, have at most `MAX_BYTES`."""
+    left = MAX_BYTES - len(context.items[intent.item][0].json)
+    for each in companions:
+        left -= len(context.items[each.item][0].json)
+        if left < 0:
+            return
+        yield each
+
+
+def _is_separate(record: DeliveryRecord) -> bool:
+    """Return whether the relay rejected mails that covered the delivery for their content."""
+    about_content = [each.status for each in record.history.attempts if is_about_content(each.status, each.detail)]
+    return any(status.startswith("5") for status in about_content) or len(about_content) >= DEFERRALS
 
 
 def _is_free(record: DeliveryRecord, now_us: int) -> bool:

@@ -14,7 +14,9 @@ from gregor.rendering.renderer import Renderer, TemplateItem
 from gregor.rendering.translations import Translation, direction_of, translation_for
 
 MAX_LISTED_TEXT: Final = 1_000
-"""Characters of an item's text in a list of several items; the full text is behind its link."""
+"""Characters of an item's title or text in a list of several items; the full text is behind its link."""
+MAX_LISTED_LINK: Final = 2_000
+"""Characters of a link in such a list. A longer link is left out, because the start of a link leads elsewhere."""
 _WHOLE_DOCUMENT: Final = re.compile(r"(?i)\A\s*(<!doctype|<html)")
 _BODY_END: Final = re.compile(r"(?i)</body\s*>")
 
@@ -59,7 +61,7 @@ def _subject_and_html(
 
 
 def _list_entry(texts: Mapping[str, str | None]) -> str:
-    lines = (f"* {texts.get('title') or ''}", _shorten(texts.get("text")), texts.get("link"))
+    lines = (f"* {_shorten(texts.get('title'))}", _shorten(texts.get("text")), _listed_link(texts))
     return "\n  ".join(line.replace("\n", "\n  ") for line in lines if line)
 
 
@@ -68,9 +70,14 @@ def _shorten(text: str | None) -> str:
     return text if len(text) <= MAX_LISTED_TEXT else text[: MAX_LISTED_TEXT - 1].rstrip() + "…"
 
 
+def _listed_link(texts: Mapping[str, str | None]) -> str:
+    link = texts.get("link") or ""
+    return link if len(link) <= MAX_LISTED_LINK else ""
+
+
 def _list_row(texts: Mapping[str, str | None], *, is_first: bool) -> str:
     """Return one item of the list: its title (with its link, if any) and its text."""
-    title, link = escape(texts.get("title") or ""), texts.get("link")
+    title, link = escape(_shorten(texts.get("title"))), _listed_link(texts)
     if link:
         title = f'<a href="{escape(link)}" style="color:#1d2129;text-decoration:underline">{title}</a>'
     line = "" if is_first else "border-top:1px solid #e8ebf0;"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,12 +32,16 @@ LINKS = UnsubscribeLinks("https://gregor.example/", KEY)
 
 @dataclass
 class FakeMailChannel:
-    """A mail channel that returns scripted verdicts, and `Sent` after the end of the script."""
+    """A mail channel that returns scripted verdicts, and `Sent` after the end of the script.
+
+    `judge`: returns the verdict on a mail; `None` to accept it.
+    """
 
     name: str = EMAIL
     verdicts: list[Verdict] = field(default_factory=list)
     mails: list[MailMessage] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    judge: Callable[[MailMessage], Verdict | None] | None = None
 
     async def open(self) -> None:
         """Do nothing."""
@@ -47,6 +51,8 @@ class FakeMailChannel:
         self.mails.append(message)
         if self.hold is not None:
             await self.hold.wait()
+        if self.judge is not None and (verdict := self.judge(message)) is not None:
+            return verdict
         return self.verdicts.pop(0) if self.verdicts else Sent("250", f"q{len(self.mails)}")
 
     async def close(self) -> None:

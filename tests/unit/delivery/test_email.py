@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from gregor.clock import ManualClock, SystemClock
 from gregor.dev.fakes.smtp import FakeSmtp, RelayFault, RelayRule
-from gregor_delivery.channels.smtp.channel import EmailChannel
+from gregor_delivery.channels.smtp.channel import CHARACTERS_IN_LOOP, EmailChannel
 from gregor_delivery.channels.smtp.pool import IDLE_S, MAX_MAILS
-from gregor_delivery.channels.smtp.responses import GREYLIST_RETRY_S
+from gregor_delivery.channels.smtp.responses import GREYLIST_RETRY_S, is_about_content
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, STOPPED_S, Breaker
 from tests.support.mail_channel import MAIL, NOW_US, SENDER, MailChannelHarness, open_mail_channel
@@ -148,6 +151,45 @@ async def test_rejected_recipient_does_not_affect_others(harness: MailChannelHar
 
 
 # --- rejections that are about us ---
+
+
+@pytest.mark.parametrize(
+    ("step", "reply", "expected"),
+    [
+        ("MAIL", "552 5.3.4 too large", True),
+        ("MAIL", "451 4.3.0 try later", False),
+        ("RCPT", "552 5.2.2 mailbox full", False),
+        ("RCPT", "450 4.7.1 greylisted", False),
+        ("DATA", "552 5.3.4 too large", True),
+        ("DATA", "554 5.5.1 no valid recipients", False),
+        ("END", "554 5.7.1 spam", True),
+        ("END", "451 4.7.1 scanner busy", True),
+    ],
+)
+async def test_rejection_of_the_content_is_recognized(
+    harness: MailChannelHarness, step: str, reply: str, expected: bool
+) -> None:
+    verdict = await harness.send_with_reply(step, reply)
+
+    assert isinstance(verdict, Refused | Retry)
+    assert is_about_content(verdict.status, verdict.detail) is expected
+
+
+class ThreadText(str):
+    """A text that records in which threads it is encoded."""
+
+    threads: ClassVar[list[threading.Thread]] = []
+
+    def replace(self, *args: Any) -> str:
+        self.threads.append(threading.current_thread())
+        return super().replace(*args)
+
+
+async def test_long_mail_is_encoded_in_a_thread(harness: MailChannelHarness) -> None:
+    for text, is_in_loop in (("short", True), ("x\n" * CHARACTERS_IN_LOOP, False)):
+        ThreadText.threads.clear()
+        assert isinstance(await harness.channel.send(replace(MAIL, text=ThreadText(text)), 5.0), Sent)
+        assert {each is threading.main_thread() for each in ThreadText.threads} == {is_in_loop}
 
 
 DENIED = RelayRule("RCPT", "554 5.7.1 <localhost>: Client host rejected: Access denied", None)

@@ -22,7 +22,8 @@ from gregor.store.contract.store import Unavailable
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.smtp.channel import mail_deadline_s
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown
-from gregor_delivery.decide.mail import BYTES_IN_LOOP, MailDecider
+from gregor_delivery.decide.mail import BYTES_IN_LOOP, MAX_BYTES, MailDecider
+from gregor_delivery.decide.mail_rendering import MAX_LISTED_LINK, MAX_LISTED_TEXT
 from tests.support.builders import NOW_US, SECOND_US
 from tests.support.wait import wait_until
 from tests.unit.delivery.mail_harness import KEY, LINKS, NEWS, DeliveryHarness, build
@@ -109,6 +110,34 @@ async def test_mail_covers_at_most_a_hundred_items(harness: DeliveryHarness) -> 
     assert sorted(len(items_of_mail(harness, n)) for n in range(2)) == [30, 100]
     assert len(harness.relay.mails) == 2
     assert len({*items_of_mail(harness, 0), *items_of_mail(harness, 1)}) == 130
+
+
+async def test_mail_has_a_bounded_size() -> None:
+    """60 items of 16 KB, whose titles HTML escapes sixfold, made a mail of 14 MB: relays accept 10 MB."""
+    join = {"title": "{{ body.user }} joined", "link": "/users/{{ body.user }}", "email": {"after": "60s"}}
+    harness = await build({"news": join})
+    for start in range(0, 60, 15):
+        await harness.create(*(f"i{n}" for n in range(start, start + 15)), body={"user": "'" * 16_000})
+
+    await harness.pass_time(120)
+
+    assert [(await harness.outcome(f"i{n}"))[0] for n in range(60)] == ["sent"] * 60
+    assert len(harness.relay.mails) == -(-60 // (MAX_BYTES // 16_000))
+    assert max(len(mail.html or "") + len(mail.text) for mail in harness.relay.mails) < 2 * MAX_BYTES
+
+
+async def test_long_titles_and_links_of_a_list_are_shortened() -> None:
+    harness = await build(
+        {"news": {"title": "{{ body.title }}", "link": "/{{ body.link }}", "email": {"after": "60s"}}}
+    )
+    await harness.create("a", body={"title": "t" * 3_000, "link": "l" * MAX_LISTED_LINK})
+    await harness.create("b", body={"title": "short", "link": "short"})
+    await harness.pass_time(60)
+
+    [mail] = harness.relay.mails
+    assert "\n* " + "t" * (MAX_LISTED_TEXT - 1) + "…\n" in mail.text and "llll" not in mail.text
+    assert "* short\n  /short" in mail.text
+    assert mail.html is not None and "llll" not in mail.html and 'href="/short"' in mail.html
 
 
 async def test_newest_items_are_mailed_first(harness: DeliveryHarness) -> None:
@@ -379,7 +408,12 @@ async def test_companion_of_a_sent_mail_is_sent(harness: DeliveryHarness) -> Non
 
 
 @pytest.mark.parametrize(
-    ("verdict", "outcome"), [(Refused("554", "spam"), ("dead", None)), (Misconfigured("535", "login"), ("retry", None))]
+    ("verdict", "outcome"),
+    [
+        (Refused("554", "RCPT: 5.7.1 refused"), ("dead", None)),
+        (Refused("554", "DATA: 5.5.1 no valid recipients"), ("dead", None)),
+        (Misconfigured("535", "login"), ("retry", None)),
+    ],
 )
 async def test_verdict_applies_to_all_companions(
     harness: DeliveryHarness, verdict: Refused | Misconfigured, outcome: tuple[str, str | None]

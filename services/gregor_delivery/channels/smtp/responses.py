@@ -39,7 +39,7 @@ DENIED_RECIPIENTS: Final = 3
 
 
 class SmtpStep(Enum):
-    """The step of the dialogue that a reply answers."""
+    """The step of the dialogue that a reply answers. Its value begins the `detail` of stored attempts."""
 
     GREETING = "greeting"
     HELLO = "EHLO"
@@ -77,6 +77,16 @@ def rejected(step: SmtpStep, code: int, text: str, secrets: Sequence[str]) -> Ve
     if enhanced_code(text) in _DEAD_MAILBOX:
         return RecipientGone(status, detail)
     return Refused(status, detail)
+
+
+def is_about_content(status: str | None, detail: str) -> bool:
+    """Return whether a rejection is about the content or size of a mail: the relay may accept another mail.
+
+    `status`, `detail`: of a verdict or a stored attempt.
+    """
+    if detail.startswith((f"{SmtpStep.SENDER.value}: ", f"{SmtpStep.DATA.value}: ")):
+        return status is not None and status.isdecimal() and int(status) in _TOO_LARGE
+    return detail.startswith(f"{SmtpStep.END.value}: ")
 
 
 def is_relay_denied(step: SmtpStep, code: int, text: str) -> bool:

@@ -1,0 +1,174 @@
+"""A relay rejects a mail because of one of its items: the other items are still mailed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from gregor.core.notify.ledger import mail_budget
+from gregor_delivery.channels.contract import MailMessage
+from gregor_delivery.channels.verdict import Refused, Retry, Unknown, Verdict
+from gregor_delivery.decide.mail import DEFERRALS, MailDecider
+from tests.unit.delivery.mail_harness import LINKS, NEWS, DeliveryHarness, build
+
+REJECTIONS = [
+    Refused("554", "the mail: 5.7.1 spam"),
+    Refused("552", "the mail: 5.3.4 too large"),
+    Refused("552", "MAIL: 5.3.4 too large"),
+]
+DEFERRED = Retry(None, "451", "the mail: 4.7.1 try again")
+
+
+@pytest.fixture
+async def harness() -> DeliveryHarness:
+    """News are mailed after a minute, bills after an hour; a list of items has their titles and texts."""
+    return await build({"news": NEWS, "bill": {**NEWS, "email": {"after": "1h"}}})
+
+
+def reject(harness: DeliveryHarness, verdict: Verdict, *bad: str) -> None:
+    """Let the relay answer each mail about one of these items with the verdict."""
+    harness.relay.judge = lambda mail: verdict if set(bad) & set(items_of(mail)) else None
+
+
+def items_of(mail: MailMessage) -> list[str]:
+    """Return the items of a mail, in its order."""
+    lines = mail.text.splitlines()
+    return [line.rpartition(" ")[2] for line in lines if line.startswith(("* about ", "about "))]
+
+
+@pytest.mark.parametrize("verdict", REJECTIONS)
+async def test_rejected_item_ends_no_other(harness: DeliveryHarness, verdict: Refused) -> None:
+    reject(harness, verdict, "bad")
+    await harness.create("a", "b", "bad", "c")
+    await harness.create("d", category="bill")
+
+    await harness.pass_time(4_000)
+
+    outcomes = {name: await harness.outcome(name) for name in ("a", "b", "bad", "c", "d")}
+    assert outcomes == {**dict.fromkeys("abcd", ("sent", None)), "bad": ("dead", None)}
+
+
+async def test_rejected_mail_is_sent_by_halves(harness: DeliveryHarness) -> None:
+    """A hundred waiting items cost a few mails, and no mail is sent twice."""
+    reject(harness, REJECTIONS[0], "i042")
+    await harness.create(*(f"i{n:03}" for n in range(50)))
+    await harness.create(*(f"i{n:03}" for n in range(50, 100)))
+
+    await harness.pass_time(3_600)
+
+    mails = [items_of(mail) for mail in harness.relay.mails]
+    rejected = [mail for mail in mails if "i042" in mail]
+    accepted = sorted(item for mail in mails if "i042" not in mail for item in mail)
+    assert accepted == [f"i{n:03}" for n in range(100) if n != 42]
+    assert (len(rejected[0]), rejected[-1]) == (100, ["i042"])
+    assert all(set(later) < set(earlier) for earlier, later in pairwise(rejected))
+    assert len({mail.message_id for mail in harness.relay.mails}) == len(mails) <= 20
+    assert await harness.outcome("i042") == ("dead", None)
+
+
+async def test_rejected_mails_end_when_each_item_is_rejected(harness: DeliveryHarness) -> None:
+    names = [f"i{n}" for n in range(9)]
+    reject(harness, REJECTIONS[0], *names)
+    await harness.create(*names)
+
+    await harness.pass_time(3_600)
+
+    assert [await harness.outcome(name) for name in names] == [("dead", None)] * 9
+    assert len(harness.relay.mails) == 2 * 9 - 1
+
+
+async def test_new_items_do_not_join_the_parts_of_a_rejected_mail(harness: DeliveryHarness) -> None:
+    reject(harness, REJECTIONS[0], "bad")
+    await harness.create("bad", "a")
+    await harness.pass_time(60)
+    await harness.create("new")
+
+    await harness.pass_time(120)
+
+    mails = [sorted(items_of(mail)) for mail in harness.relay.mails]
+    assert (mails[0], sorted(mails[1:])) == (["a", "bad"], [["a"], ["bad"], ["new"]])
+
+
+async def test_item_with_a_reminder_is_rejected_once(harness: DeliveryHarness) -> None:
+    reject(harness, REJECTIONS[0], "bad")
+    await harness.create("bad", remind_at=["+60"])
+
+    await harness.pass_time(120)
+
+    assert [each.state.wire_name for each in await harness.entries("bad")] == ["dead", "dead"]
+    assert len(harness.relay.mails) == 1
+
+
+async def test_parts_of_a_rejected_mail_count_for_the_budget(harness: DeliveryHarness) -> None:
+    budget = mail_budget(4)
+    decider = MailDecider(harness.store, harness.registry, LINKS, "gregor.example", budget, harness.clock)
+    harness.context = replace(harness.context, decider=decider)
+    names = [f"i{n}" for n in range(9)]
+    reject(harness, REJECTIONS[0], *names)
+    await harness.create(*names)
+
+    await harness.pass_time(660)
+    assert len(harness.relay.mails) == 4, "the burst of the budget"
+    await harness.pass_time(5 * 3_600, 10)
+
+    assert [await harness.outcome(name) for name in names] == [("dead", None)] * 9
+    assert len(harness.relay.mails) == 2 * 9 - 1
+
+
+async def test_possibly_sent_mail_that_is_rejected_is_not_divided(harness: DeliveryHarness) -> None:
+    """The first attempt may have arrived: a mail with another name would be a second copy."""
+    harness.relay.verdicts = [Unknown("the mail was written, and not answered"), REJECTIONS[0]]
+    await harness.create("a", "b")
+
+    await harness.pass_time(3_600)
+
+    first, second = harness.relay.mails
+    assert first.message_id == second.message_id
+    assert [await harness.outcome(name) for name in "ab"] == [("dead", None)] * 2
+
+
+async def test_part_that_may_have_arrived_is_resent_under_its_name(harness: DeliveryHarness) -> None:
+    harness.relay.verdicts = [REJECTIONS[0], Unknown("the mail was written, and not answered")]
+    await harness.create("a", "b", "c", "d")
+
+    await harness.pass_time(3_600)
+
+    _, part, *others = harness.relay.mails
+    assert [items_of(mail) for mail in others if mail.message_id == part.message_id] == [items_of(part)]
+    assert sorted(item for mail in others for item in items_of(mail)) == ["a", "b", "c", "d"]
+    assert [await harness.outcome(name) for name in "abcd"] == [("sent", None)] * 4
+
+
+async def test_item_whose_mails_are_deferred_stops_no_other(harness: DeliveryHarness) -> None:
+    """The relay rejects the content for now, again and again, and new such items join each mail."""
+    bad = [f"bad{n}" for n in range(60)]
+    reject(harness, DEFERRED, *bad)
+    await harness.create("a", "b")
+    for name in bad:
+        await harness.create(name)
+        await harness.pass_time(30)
+    await harness.pass_time(3_600)
+
+    assert [await harness.outcome(name) for name in "ab"] == [("sent", None)] * 2
+    assert {(await harness.outcome(name))[0] for name in bad} == {"retry"}
+
+
+async def test_outage_of_a_few_minutes_leaves_a_mail_whole(harness: DeliveryHarness) -> None:
+    harness.relay.verdicts = [DEFERRED] * (DEFERRALS - 1)
+    await harness.create("a", "b", "c")
+
+    await harness.pass_time(3_600)
+
+    assert len(harness.relay.mails) == DEFERRALS
+    assert len({mail.message_id for mail in harness.relay.mails}) == 1
+
+
+async def test_outage_of_the_relay_leaves_a_mail_whole(harness: DeliveryHarness) -> None:
+    harness.relay.verdicts = [Retry(None, "450", "RCPT: 4.2.0 try again")] * (DEFERRALS + 2)
+    await harness.create("a", "b", "c")
+
+    await harness.pass_time(3_600)
+
+    assert len({mail.message_id for mail in harness.relay.mails}) == 1
