@@ -204,11 +204,16 @@ class CallerRateLimiter:
     async def _take(
         self, name: str, owner: str, buckets: Sequence[Bucket], scope: Scope, weights: Sequence[int], taken: int
     ) -> float:
-        most = max(0, min(bucket.burst for bucket in buckets) - taken)
-        count = sum(min(weight, most) for weight in weights)
         # Without the debt, the heaviest message would cost no more than the burst, which can be 1 for a key. Other
         # requests of a device leave no debt, because a page must be able to load a long copy again.
-        debt = sum(weights) - count if name == MESSAGES or owner.startswith(_KEY_OWNER) else 0
+        has_debt = name == MESSAGES or owner.startswith(_KEY_OWNER)
+        most = min(bucket.burst for bucket in buckets) - taken
+        # Negative after a part above the burst: the message must not wait for the debt that it left itself. Several
+        # lines must, because otherwise all of them would be accepted at once.
+        if len(weights) > 1 or not has_debt:
+            most = max(0, most)
+        count = sum(min(weight, most) for weight in weights)
+        debt = sum(weights) - count if has_debt else 0
         left = until_repeat(await self._take_from_store(owner, buckets, count, debt), buckets, taken)
         note_limit(scope, name, buckets, left)
         if left.wait_s > 0:

@@ -95,7 +95,8 @@ class DeviceMessages:
         A message that weighs more than a full bucket needs a full bucket. The bucket then owes the rest.
         """
         buckets = message_buckets(caller.uid, caller.device, self._limits)
-        count = max(0, min(weight, *(bucket.burst - taken for bucket in buckets)))
+        # Negative after a part above the burst: the message must not wait for the debt that it left itself.
+        count = min(weight, *(bucket.burst - taken for bucket in buckets))
         debt = weight - count
         left = await self._store.access.take_all(caller.uid, buckets, count, self._clock.now_us(), debt)
         if left.wait_s > 0:

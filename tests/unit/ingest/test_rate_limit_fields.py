@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from typing import Any
@@ -126,6 +127,20 @@ async def test_heavy_line_of_a_device_uses_its_whole_weight(api: Api) -> None:
 
     assert "receipt" in first.json()[0]
     assert (code_of(second), second.headers["retry-after"]) == ((429, "rate_limited"), "13")
+
+
+@pytest.mark.parametrize(("path", "form"), [("users/alice/messages", "%s"), ("messages", "[%s]")])
+async def test_text_above_the_burst_leaves_a_debt(path: str, form: str) -> None:
+    """A text of 200 KiB weighs 26, on its own and as a line of a batch."""
+    async with Api(device_rate=1, device_burst=20) as api:
+        uid = {"uid": "alice"} if path == "messages" else {}
+        text = json.dumps({**uid, **MESSAGE}).replace("{", "{" + " " * 204_800, 1)
+        kind = {"Content-Type": "application/json"}
+        answer = await api.call("POST", f"/v1/{path}", api.token(), headers=kind, content=form % text)
+        refused = await api.send("alice", MESSAGE["body"], api.token())
+
+    assert answer.status_code == 200
+    assert (code_of(refused), refused.headers["retry-after"]) == ((429, "rate_limited"), "7")
 
 
 @pytest.mark.parametrize("padding", [0, 100_000, 240_000])

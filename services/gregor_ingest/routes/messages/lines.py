@@ -166,9 +166,15 @@ class LineReader:
         """Take the weight of these lines from a device's rate limit. Those above it are rejected without being read."""
         if self._actor.caller is None or not lines:
             return
-        weights = [self._price(raw) for raw in lines]
-        weights[0] -= self._taken  # 1 if it is the first line of the batch: check_rate took it
-        self._taken, self._wait_s = await self._limiter.take_as_many_as_possible(weights)
+        weights = [text_weight(len(raw)) for raw in lines]
+        first = self._taken  # 1 if check_rate took 1 for the first of these lines
+        weights[0] -= first
+        # The wait for that line includes what check_rate takes again when the batch is repeated.
+        granted, wait_s = await self._limiter.take_as_many_as_possible(weights[:first], taken=first)
+        if granted == first:
+            more, wait_s = await self._limiter.take_as_many_as_possible(weights[first:])
+            granted += more
+        self._taken, self._wait_s = granted, wait_s
 
     async def take_empty(self, size_bytes: int) -> None:
         """Take the weight of empty lines from a device's rate limit. Raise ``rate_limited`` if that is too much."""
@@ -178,9 +184,6 @@ class LineReader:
         self._empty_bytes += size_bytes
         if weight := text_weight(self._empty_bytes) - before:
             await self._limiter.check(weight)
-
-    def _price(self, raw: bytes) -> int:
-        return min(text_weight(len(raw)), self._limits.device_burst)
 
     def is_pause_due(self, raw: bytes) -> bool:
         """Return whether to yield to the event loop before this line is read."""
@@ -214,7 +217,7 @@ class LineReader:
         except Problem as problem:
             drop_tracebacks(problem)
             return [BatchEntry(number, uid, result=problem) for uid in named or (None,)]
-        paid = 0 if self._actor.caller is None else self._price(raw)
+        paid = 0 if self._actor.caller is None else text_weight(len(raw))
         return self._plan(number, named, message, document, sender, view, paid)
 
     def _plan(
