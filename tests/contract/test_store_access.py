@@ -189,6 +189,15 @@ async def test_take_may_leave_a_debt_if_the_rest_is_there(store: Store) -> None:
     assert (await access.take_all("key", buckets, 1, NOW_US + 10_000_000)).wait_s == 0.0
 
 
+async def test_take_may_follow_a_debt_of_the_same_request(store: Store) -> None:
+    """A message of weight 8, after its text took 7 of a burst of 5, needs no tokens that others did not take."""
+    buckets, access = (Bucket("key", 2.0, 5),), store.access
+    assert (await access.take_all("key", buckets, 5, NOW_US, 2)).wait_s == 0.0
+
+    assert await access.take_all("key", buckets, 5 - 7, NOW_US, 1 + 7 - 5) == (0.0, 0, 2.0)
+    assert (await access.take_all("key", buckets, 5 - 7, NOW_US, 1 + 7 - 5)).wait_s == 0.5
+
+
 async def test_limits_of_a_key_are_kept(store: Store) -> None:
     limits: KeyLimits = {"systems": ["chat.typing", "chat"], "expires_us": NOW_US, "addresses": ["192.0.2.0/24"]}
     key, _ = await store.access.create_key(["read"], **limits)

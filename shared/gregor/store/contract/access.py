@@ -216,6 +216,7 @@ class Access(Protocol):
 
         Args:
             owner: The uid or other name that all the buckets belong to: it decides where they are stored.
+            count: Negative to allow that a bucket already lacks so many: the same request took them before.
             debt: What is taken beside ``count``, even if the buckets then have less than nothing.
         """
         ...
