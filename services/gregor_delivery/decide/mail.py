@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -42,17 +44,17 @@ from .decision import AlreadySent, ClaimFirst, Postpone, SendDecision, SendNow, 
 from .mail_rendering import render_mail
 
 MAX_DELIVERIES: Final = 100
-"""Deliveries that one mail covers; the rest waits for the next mail."""
+"""Deliveries that one mail covers, the oldest first; the rest waits for the next mail."""
 BYTES_IN_LOOP: Final = 8_192
 """Bytes of items above which a mail is rendered in a thread: 66 items of 16 KB took 0.15 s."""
 MAX_BYTES: Final = 262_144
 """Bytes of items (as JSON) that one mail covers; the rest waits for the next mail. HTML may be six times as long."""
 DEFERRALS: Final = 8
 """Temporary rejections of content after which a delivery is mailed separately: about 4 minutes of retries."""
-MAX_ITEMS_READ: Final = 1_000
-"""Newest items that are considered for one mail; most of them were covered by an earlier one."""
+MAX_ITEMS_READ: Final = 2_000
+"""Newest items that are considered for one mail: all live items of a user, unless `Limits.live` is raised."""
 FULL_READS: Final = 0.5
-"""Reads of these items and their deliveries, a second for each user. A read of 1,000 items takes 35 ms."""
+"""Reads of these items and their deliveries, a second for each user. A read of 2,000 items takes 70 ms."""
 FULL_READS_BURST: Final = 10
 """Burst of these reads. One mail covers all waiting items, so a user seldom needs several reads."""
 MAIL_PACE: Final = "mail_pace"
@@ -113,7 +115,8 @@ class MailDecider:
         now_us = context.now_us
         wait_s = self._full_reads.wait_s(intent.uid, self._clock.monotonic())
         if wait_s > 0.0:
-            return Postpone(MAIL_PACE, now_us + round(wait_s * SECOND_US))
+            # At random, because a mail covers the oldest deliveries: their turns in a row would pass without a mail.
+            return Postpone(MAIL_PACE, now_us + round(random.uniform(1 / FULL_READS, wait_s) * SECOND_US))
         context = await self._with_companions(intent, context)
         if intent.item not in context.items:  # it left meanwhile
             return Skip(await self._removal_reason(intent, now_us))
@@ -164,7 +167,6 @@ class MailDecider:
             uid, intent.item, lambda category: categories.resolve(category).email is not None, MAX_ITEMS_READ
         )
         items = {item.id: (item, timer_us) for item, timer_us in listed}
-        # The order of the items is kept, because a mail covers the first of them.
         ids = dict.fromkeys((intent.item, *items))
         ledgers = await asyncio.gather(*(self._store.ledger.of_item(uid, each) for each in ids))
         records = [each for entries in ledgers for each in entries if each.intent.channel == EMAIL]
@@ -211,18 +213,20 @@ class MailDecider:
     # --- companions: other deliveries that the same mail covers ---
 
     def _waiting_companions(self, intent: Intent, context: _MailContext) -> Iterator[Intent]:
-        """Yield everything else that waits: queued deliveries, and items whose mail timer has not fired yet."""
+        """Yield everything else that waits, the oldest first: queued deliveries, then items before their time."""
         known = {each.intent.key for each in context.records}
         free = (each for each in context.records if _is_free(each, context.now_us) and not _is_separate(each))
-        waiting = [_since_planned(each) for each in free]
+        waiting = [(each.history.begun_us, each.history.seq, _since_planned(each)) for each in free]
         for item, timer_us in context.items.values():
             kind = IntentKind.SUMMARY if is_summary(item.id) else IntentKind.ITEM
             email = self._registry.current.resolve(item.category).email
             if timer_us is not None and email is not None:
                 timed = Intent(context.uid, item.id, kind, EMAIL, USER, 0, item.seq, timer_us - email.after_us)
                 if timed.key not in known:
-                    waiting.append(timed)
-        return (each for each in waiting if each.key != intent.key and self._may_cover(each, context))
+                    waiting.append((timer_us, item.seq, timed))
+        # By age, because a sender of many newer items could otherwise delay the mails of other senders for hours.
+        waiting.sort(key=itemgetter(0, 1))
+        return (each for _, _, each in waiting if each.key != intent.key and self._may_cover(each, context))
 
     def _companions_of_mail(self, intent: Intent, name: str | None, context: _MailContext) -> Iterator[Intent]:
         """Yield the deliveries that the mail of that name covered and that are still to be delivered."""

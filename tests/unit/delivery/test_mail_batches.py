@@ -140,16 +140,40 @@ async def test_long_titles_and_links_of_a_list_are_shortened() -> None:
     assert mail.html is not None and "llll" not in mail.html and 'href="/short"' in mail.html
 
 
-async def test_newest_items_are_mailed_first(harness: DeliveryHarness) -> None:
+async def test_oldest_waiting_items_are_mailed_first(harness: DeliveryHarness) -> None:
     for start in range(0, 300, 50):
         await harness.create(*(f"i{n:03}" for n in range(start, start + 50)))
+        harness.clock.advance(1)
 
-    await harness.pass_time(60)
+    await harness.pass_time(60, 60)
 
-    first, *others = sorted(items_of_mail(harness, 0))
-    assert first == "i000", "its delivery was attempted first"
-    assert others == [f"i{n:03}" for n in range(200, 300) if f"i{n:03}" in others]
-    assert len(others) == 99
+    listed = [items_of_mail(harness, n) for n in range(3)]
+    assert listed == [[f"i{n:03}" for n in reversed(range(start, start + 100))] for start in (0, 100, 200)]
+
+
+async def test_flood_of_another_category_does_not_pass_a_waiting_item(harness: DeliveryHarness) -> None:
+    """A service key that is limited to one category keeps thousands of its items waiting."""
+    harness.relay.verdicts = [Retry(600.0, "451", "END: 4.3.0 try later")]
+    await harness.create("invoice", category="alarm")
+    await harness.pass_time(2)
+    for start in range(0, 1_300, 100):
+        await harness.create(*(f"i{n:04}" for n in range(start, start + 100)))
+
+    await harness.pass_time(60, 60)
+
+    assert items_of_mail(harness, 1)[-1] == "invoice"
+
+
+async def test_items_before_their_time_do_not_pass_a_due_item(harness: DeliveryHarness) -> None:
+    for start in range(0, 200, 100):
+        await harness.create(*(f"b{n:03}" for n in range(start, start + 100)), category="bill")
+    harness.clock.advance(60)
+    await harness.create("due", "too", category="alarm")
+
+    await harness.pass_time(2)
+
+    assert len(items_of_mail(harness, 0)) == 100
+    assert {"due", "too"} <= {*items_of_mail(harness, 0)}
 
 
 async def test_item_with_due_reminder_is_listed_once(harness: DeliveryHarness) -> None:

@@ -327,12 +327,12 @@ async def test_other_items_are_read_at_a_pace(harness: DeliveryHarness) -> None:
     await harness.pass_time(30)
     assert len(reads) <= FULL_READS_BURST + 30 * FULL_READS
 
-    await harness.pass_time(90)
+    await harness.pass_time(300)  # the turns are at random times
     assert harness.relay.verdicts == [], "it accepts mails again"
     listed = " ".join(mail.text for mail in harness.relay.mails[40:])
     assert sorted(re.findall(r"about (i\d+)", listed)) == sorted(ids), "each item is mailed once"
     assert {await harness.outcome(each) for each in ids} == {("sent", None)}
-    await harness.pass_time(1_000, 10)
+    await harness.pass_time(2_000, 10)
     assert len(harness.relay.mails) == 49, "deliveries that still wait for their turn find that they were sent"
 
 
