@@ -18,8 +18,7 @@ from starlette.types import Scope
 from gregor.clock import Clock
 from gregor.cooperative import KeyedSemaphore
 from gregor.core.limits import Limits
-from gregor.core.messages.cost import message_weight, text_weight
-from gregor.core.messages.model import Message
+from gregor.core.messages.cost import text_weight
 from gregor.core.rate_limit import (
     MAX_LOCAL,
     MESSAGE_NS,
@@ -93,12 +92,11 @@ class CallerRateLimiter:
             _raise_if_limited(MESSAGES, await self.take(actor, scope, (weight - 1,), taken=1))
         return weight
 
-    async def check_weight(self, actor: Actor, scope: Scope, message: Message, taken: int) -> None:
+    async def check_weight(self, actor: Actor, scope: Scope, weight: int, taken: int) -> None:
         """Take what a message weighs beyond ``taken``, before its work is done.
 
         Raise ``rate_limited`` if that is too much.
         """
-        weight = message_weight(message)
         if weight > taken:
             _raise_if_limited(MESSAGES, await self.take(actor, scope, (weight - taken,), taken=taken))
 

@@ -18,6 +18,7 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
+from gregor.core.messages.cost import message_weight
 from gregor.core.messages.delayed import (
     DelayedMessage,
     check_delay,
@@ -85,6 +86,13 @@ class Submitter:
             now_us = max(now_us, message.not_before_us)
         commit = plan(message, sender, now_us, random.randbytes(3), self._limits, self._categories.current)
         return replace(commit, spread_s=self._reset_spread_s) if commit.is_reset else commit
+
+    def weight(self, message: Message, *, is_device: bool) -> int:
+        """Return the weight of a message. A device also pays for the default reminders of categories.
+
+        A service key does not, because an editor of categories could otherwise use up its rate.
+        """
+        return message_weight(message, self._categories.current) if is_device else message_weight(message)
 
     async def submit(
         self,

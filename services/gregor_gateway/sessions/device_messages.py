@@ -13,7 +13,7 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages.cost import message_weight, text_weight
+from gregor.core.messages.cost import text_weight
 from gregor.core.messages.model import Sender, UserReset
 from gregor.core.messages.parse import parse_message
 from gregor.core.rate_limit import message_buckets, rate_limited, until_repeat
@@ -75,7 +75,7 @@ class DeviceMessages:
             raise Problem("forbidden", "The message names another device than the token.")
         if isinstance(message.content, UserReset):
             raise Problem("forbidden", "A device cannot reset its user (flush); it can send resync.")
-        weight = message_weight(message)
+        weight = self._submitter.weight(message, is_device=True)
         if weight > taken:
             await self._take(caller, weight - taken, taken=taken)
         view = View(caller.device, caller.category_filter)

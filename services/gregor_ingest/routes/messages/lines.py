@@ -14,7 +14,7 @@ from gregor.core.ids import is_user_id, user_id_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
-from gregor.core.messages.cost import message_weight, text_weight
+from gregor.core.messages.cost import text_weight
 from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, Message, Receipt, Sender
@@ -240,7 +240,7 @@ class LineReader:
         if message.not_before_us is not None:
             key_id = "" if self._actor.key is None else self._actor.key.id
             work = self._submitter.delay_message(message, document, sender, key_id, self._actor.issued_us)
-        weight = max(paid, message_weight(message))
+        weight = max(paid, self._submitter.weight(message, is_device=self._actor.caller is not None))
         return [BatchEntry(number, uid, work, view, message.not_before_us, None, weight, paid) for uid in uids]
 
 

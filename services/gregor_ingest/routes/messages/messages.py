@@ -101,14 +101,14 @@ class SendMessage:
         message = with_idempotency_key(message, headers)
         is_replicated = asks_for_replicas(headers)
         sender, view = authorize_message(message, actor)
-        await self._rate_limiter.check_weight(actor, scope, message, charged)
+        is_device = actor.caller is not None
+        weight = self._submitter.weight(message, is_device=is_device)
+        await self._rate_limiter.check_weight(actor, scope, weight, charged)
         charge = partial(self._rate_limiter.charge_message, actor, scope)
         # A dry run costs as much as the message, so it counts against the same rate limit (above).
         if is_dry:
-            may_see, is_device = actor.may_see_deliveries, actor.caller is not None
-            body = await dry_run(
-                uid, message, sender, view, self._context, charge, shows_deliveries=may_see, is_device=is_device
-            )
+            given = {"shows_deliveries": actor.may_see_deliveries, "is_device": is_device}
+            body = await dry_run(uid, message, sender, view, self._context, charge, **given)
         else:
             mark = await self._replication.prepare((uid,)) if is_replicated else None
             key_id = "" if actor.key is None else actor.key.id

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from gregor.core.categories.policy import NO_POLICIES, CategoryPolicies
+
 from .model import Message, Update
 
 # `python -m tests.bench cost` measures the worst messages. None costs Redis more than 5 ms for each unit of weight,
@@ -35,14 +37,18 @@ def text_weight(size_bytes: int) -> int:
     return 1 + size_bytes // _BYTES_PER_UNIT
 
 
-def message_weight(message: Message) -> int:
-    """Return the weight: 1 for an ordinary message, more for many items, reminders, intervals, ids or skipped ids."""
+def message_weight(message: Message, categories: CategoryPolicies = NO_POLICIES) -> int:
+    """Return the weight: 1 for an ordinary message, more for many items, reminders, intervals, ids or skipped ids.
+
+    ``categories``: their default reminders count like those of the message.
+    """
     content = message.content
     if not isinstance(content, Update):
         return 1
-    if len(content.create) == 1 and not content.intervals and not content.ids and not content.create[0].remind_at:
+    is_single = len(content.create) == 1 and not content.intervals and not content.ids
+    if is_single and not content.create[0].remind_at and not categories:
         return 1
-    work = sum(1 + len(item.remind_at) for item in content.create)
+    work = sum(1 + len(item.remind_at or categories.resolve(item.category).remind_after_us) for item in content.create)
     ids = len(content.ids) + sum(len(interval.skip) for interval in content.intervals)
     scans = 1 + len(content.intervals) // _INTERVALS_PER_UNIT if content.intervals else 0
     return 1 + work // _ITEMS_PER_UNIT + scans + ids // _IDS_PER_UNIT
