@@ -13,7 +13,7 @@ from h2.errors import ErrorCodes
 from gregor.dev.fakes.apns import ANY_TOKEN
 from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor_delivery.channels.apns.channel import ApnsChannel
-from gregor_delivery.channels.apns.exchange import ApnsResponse, Lost
+from gregor_delivery.channels.apns.exchange import ApnsResponse, Lost, NotProcessed
 from gregor_delivery.channels.apns.pool import ApnsEndpoint, ApnsPool
 from gregor_delivery.channels.apns.responses import is_connection_spoiled
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Sent, Unknown
@@ -81,6 +81,27 @@ async def test_unreachable_provider_is_retried(tmp_path: Path) -> None:
         assert isinstance(verdict, Retry)
         assert verdict.status is None
         assert verdict.detail.startswith("cannot connect")
+
+
+async def test_goaway_with_the_settings_is_a_failed_connection() -> None:
+    connections = []
+
+    async def go_away(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+        writer.write(settings + b"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + bytes(8))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(go_away, "127.0.0.1", 0)
+    pool = ApnsPool(ApnsEndpoint("127.0.0.1", server.sockets[0].getsockname()[1], None), 2, is_connection_spoiled)
+
+    outcome = await pool.exchange([(b":method", b"POST")], b"{}", asyncio.get_running_loop().time() + 0.5)
+
+    assert outcome == NotProcessed("cannot connect: the provider closes the connection")
+    assert len(connections) == 1
+    await pool.close()
+    server.close()
 
 
 async def test_cancelled_wait_for_a_connection(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import StreamEnded
+from h2.settings import SettingCodes
 
 from gregor.dev.fakes.apns import ANY_TOKEN
 from gregor.dev.fakes.apns_actions import ApnsAction
-from gregor_delivery.channels.apns.connection import ApnsConnection
+from gregor_delivery.channels.apns.connection import IDLE_EVENTS, REQUEST_EVENTS, ApnsConnection
 from gregor_delivery.channels.apns.exchange import ApnsRequest, Lost
 from gregor_delivery.channels.verdict import MAX_TEXT, RecipientGone, Refused, Retry, Sent, Unknown
 from tests.support.sample_pushes import push
@@ -138,6 +141,64 @@ async def test_provider_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
 
     assert (ended, transport.is_closing()) == (([connection], True) if excess else ([], False))
     connection.end("over")
+
+
+SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+WINDOW_UPDATE = b"\x00\x00\x04\x08\x00\x00\x00\x00\x00" + b"\x00\x00\x00\x01"
+PING = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
+
+
+@pytest.mark.parametrize("frame", [SETTINGS, WINDOW_UPDATE, PING], ids=["settings", "window update", "ping"])
+async def test_provider_that_floods_with_frames_is_cut_off(frame: bytes) -> None:
+    connection, server, request = sent_request()
+    connection.data_received(server.data_to_send() + IDLE_EVENTS * frame)
+    assert connection.is_usable
+
+    connection.data_received(REQUEST_EVENTS * frame)
+
+    assert await request.outcome == Lost("the provider sends too many frames")
+    assert not connection.is_usable
+
+
+async def test_window_update_beside_a_reset_of_a_blocked_request() -> None:
+    """Both windows are 0. The provider widens them and resets one request in the same read."""
+    connection = ApnsConnection(lambda: None, lambda _: None)
+    server = H2Connection(H2Configuration(client_side=False))
+    server.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = 0
+    server.local_settings.acknowledge()
+    server.initiate_connection()
+    written: list[bytes] = []
+    connection.connection_made(RecordingTransport(written))
+    connection.data_received(server.data_to_send())
+    headers = [(b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/3/device/a"), (b":authority", b"x")]
+    requests = [ApnsRequest(headers, b"{}", asyncio.get_running_loop().time() + 60) for _ in range(2)]
+    for each in requests:
+        connection.start(each)
+    connection.flush()
+    assert [each.rest for each in requests] == [b"{}", b"{}"]
+    server.receive_data(b"".join(written))
+
+    server.increment_flow_control_window(10, 1)
+    server.increment_flow_control_window(10, 3)
+    server.reset_stream(1, INTERNAL_ERROR)
+    connection.data_received(server.data_to_send())
+
+    assert requests[0].outcome.done()
+    assert requests[1].rest == b""
+    connection.end("over")
+
+
+async def test_keepalive_timer_ends_with_the_connection() -> None:
+    collected: list[bool] = []
+    connection, _, request = sent_request()
+    weakref.finalize(connection, collected.append, True)
+    connection.end("over")
+
+    del connection, request
+    await asyncio.sleep(0)
+    gc.collect()
+
+    assert collected
 
 
 def sent_request() -> tuple[ApnsConnection, H2Connection, ApnsRequest]:

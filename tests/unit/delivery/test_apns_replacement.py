@@ -224,3 +224,14 @@ def test_each_connection_lives_at_least_ten_seconds(loop: ApnsLoop) -> None:
         loop.advance(0.1)
 
     assert loop.fake.connections <= 300 / UNANSWERED_S + 1
+
+
+def test_provider_that_pings_often_keeps_its_connection(loop: ApnsLoop) -> None:
+    ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
+    loop.send()
+    (connection,) = loop.channel.connections(sandbox=False)
+    for _ in range(100):
+        loop.inside(lambda: connection.data_received(500 * ping))
+        loop.advance(KEEPALIVE_S)
+
+    assert loop.channel.connections(sandbox=False) == (connection,)

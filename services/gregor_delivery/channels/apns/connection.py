@@ -19,7 +19,6 @@ from h2.events import (
     ResponseReceived,
     StreamEnded,
     StreamReset,
-    WindowUpdated,
 )
 from h2.exceptions import ProtocolError
 
@@ -40,6 +39,12 @@ UNANSWERED_S = 10.0
 
 It therefore lives at least this long: Apple treats many connections in a short time as an attack.
 """
+IDLE_EVENTS = 1_000
+"""HTTP/2 events that a provider may cause in `keepalive_s` without a request. Apple sends one ping an hour."""
+REQUEST_EVENTS = 50
+"""Further events for each request. A response and its window updates are five."""
+MAX_EVENTS = 20_000
+"""Most events that a provider may save up."""
 CLEANUP_INTERVAL = 64
 """Requests between two cleanups: h2 drops ended streams only when it counts the open ones, one by one."""
 
@@ -107,6 +112,8 @@ class ApnsConnection(APNsTLSClientProtocol):
         self._unanswered_since: float | None = None
         """Start of the first request since the last response; None if none was sent since."""
         self._begun = 0
+        self._events_left = IDLE_EVENTS
+        self._keepalive_timer: asyncio.TimerHandle | None = None
 
     # --- requests ---
 
@@ -143,6 +150,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         self._send_body(stream_id, request)
         self._flush_soon()
         self._begun += 1
+        self._events_left = min(self._events_left + REQUEST_EVENTS, MAX_EVENTS)
         if self._begun % CLEANUP_INTERVAL == 0:
             self.conn.drop_ended_streams()
         if stream_id >= LAST_STREAM_ID:
@@ -176,7 +184,7 @@ class ApnsConnection(APNsTLSClientProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the HTTP/2 preface, once TLS is established."""
         super().connection_made(transport)
-        self.loop.call_later(self._keepalive_s, self._keep_alive)
+        self._keepalive_timer = self.loop.call_later(self._keepalive_s, self._keep_alive)
 
     def data_received(self, data: bytes) -> None:
         """Handle frames of the provider, however they are split."""
@@ -191,14 +199,17 @@ class ApnsConnection(APNsTLSClientProtocol):
             return
         for event in events:
             self._handle(event)
+        # Once for all events: a flood of window updates must not search the blocked requests for each of them.
+        self._send_blocked()
         self.flush()
+        self._events_left -= len(events)
         # Pings and settings are answered. A peer that sends them but reads nothing would fill the memory.
         if self.transport is not None and self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            transport = self.transport
-            self.end("the provider does not read")
-            transport.abort()  # does not wait until the provider reads
-            return
-        self._after_end()
+            self._abort("the provider does not read")
+        elif self._events_left < 0:
+            self._abort("the provider sends too many frames")
+        else:
+            self._after_end()
 
     def pause_writing(self) -> None:
         """Stop accepting requests: the socket buffer is full."""
@@ -236,10 +247,9 @@ class ApnsConnection(APNsTLSClientProtocol):
                 request.finish(request.response())
         elif isinstance(event, StreamReset):
             self._handle_reset(event)
-        elif isinstance(event, RemoteSettingsChanged | WindowUpdated):
-            if not self.ready.done() and isinstance(event, RemoteSettingsChanged):
+        elif isinstance(event, RemoteSettingsChanged):
+            if not self.ready.done():
                 self.ready.set_result(None)
-            self._send_blocked()
         elif isinstance(event, ConnectionTerminated):
             self._handle_goaway(event)
 
@@ -317,6 +327,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         if self._is_closed:
             return
         now = self.loop.time()
+        self._events_left = max(self._events_left, IDLE_EVENTS)
         if self._pinged_at is not None and now - self._pinged_at >= self._keepalive_s:
             self.end("no answer to a ping")
             return
@@ -326,7 +337,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         if now - self._heard_at >= self._keepalive_s:
             self._ping()
             self.flush()
-        self.loop.call_later(self._keepalive_s, self._keep_alive)
+        self._keepalive_timer = self.loop.call_later(self._keepalive_s, self._keep_alive)
 
     def _ping(self) -> None:
         if self._pinged_at is None:
@@ -347,6 +358,8 @@ class ApnsConnection(APNsTLSClientProtocol):
             return
         self._send_goaway()
         self._is_closed = self._is_draining = True
+        if self._keepalive_timer is not None:
+            self._keepalive_timer.cancel()
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(detail))
         in_flight, self._streams, self._blocked = list(self._streams.values()), {}, {}
@@ -355,6 +368,13 @@ class ApnsConnection(APNsTLSClientProtocol):
         if self.transport is not None:
             self.transport.close()
         self._on_end(self)
+
+    def _abort(self, detail: str) -> None:
+        """End the connection without waiting until the provider reads."""
+        transport = self.transport
+        self.end(detail)
+        if transport is not None:
+            transport.abort()
 
 
 def _error_name(code: ErrorCodes | int | None) -> str:

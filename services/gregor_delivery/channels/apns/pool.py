@@ -137,7 +137,8 @@ class ApnsPool:
             if connection is not None:
                 connection.end(f"unusable: {type(error).__name__}")
             return self._connect_failure(error)
-        return None
+        # A provider that sends a GOAWAY with its settings would otherwise be connected to again without a pause.
+        return None if connection.is_usable else NotProcessed("cannot connect: the provider closes the connection")
 
     def _connect_failure(self, error: Exception) -> NotProcessed | Untrusted:
         if isinstance(error, ssl.SSLCertVerificationError):
