@@ -414,13 +414,18 @@ async def _record_verdict(
     until_s = started_s + context.lease_s
     if isinstance(verdict, RecipientGone) and decision.on_gone is not None:
         verdict = await _forget_recipient(context, decision.on_gone, verdict)
-    if isinstance(verdict, Retry | Misconfigured):
+    is_content_rejected = _rejects_content(decision, verdict)
+    if isinstance(verdict, Retry | Misconfigured) or is_content_rejected:
         await _give_back(context, delivery.intent, decision.budget)
     if isinstance(verdict, Misconfigured):
         context.user_waits.add(delivery.intent.uid, context.clock.monotonic())
     recorded = verdict
-    if isinstance(verdict, Refused) and _is_separable(decision, verdict, delivery, companions):
-        recorded = Retry(None, verdict.status, verdict.detail)  # the message counts for the budget of the user
+    if (
+        isinstance(verdict, Refused)
+        and is_content_rejected
+        and any(each.intent.item != delivery.intent.item for each in companions)
+    ):
+        recorded = Retry(None, verdict.status, verdict.detail)
     writing = _write(context, delivery, decision.lock, recorded, decision.expires_us, until_s)
     if companions:
         # Pipelined into one write: a reader never finds some of the records updated and others not.
@@ -436,13 +441,9 @@ async def _record_verdict(
     return again_us
 
 
-def _is_separable(
-    decision: SendNow, refused: Refused, delivery: DeliveryRecord, companions: list[DeliveryRecord]
-) -> bool:
-    """Return whether smaller messages may find the item that the provider refuses."""
-    if decision.is_separable is None or all(each.intent.item == delivery.intent.item for each in companions):
-        return False
-    return decision.is_separable(refused)
+def _rejects_content(decision: SendNow, verdict: Verdict) -> bool:
+    """Return whether the provider rejects the content of a message, and may accept parts of it."""
+    return isinstance(verdict, Refused) and decision.is_separable is not None and decision.is_separable(verdict)
 
 
 def _observe_age(context: DeliveryContext, delivery: DeliveryRecord, decision: SendNow) -> None:

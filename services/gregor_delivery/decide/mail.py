@@ -30,7 +30,7 @@ from gregor.core.notify.aggregation import is_summary
 from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, is_channel_allowed, quiet_until
 from gregor.core.notify.escalation import USER, Audience, NotificationCause
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
-from gregor.core.notify.ledger import DeliveryBudget, DeliveryRecord, DeliveryState
+from gregor.core.notify.ledger import DeliveryBudget, DeliveryHistory, DeliveryRecord, DeliveryState
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
 from gregor.store.audience import AudienceReader
@@ -129,7 +129,7 @@ class MailDecider:
         if name is not None:
             companions = self._companions_of_mail(intent, name, context)
         elif _is_separate(claimed):
-            companions = self._part_of_rejected_mail(intent, claimed.history.mail, context)
+            companions = self._part_of_rejected_mail(intent, claimed.history, context)
         else:
             companions = _within_bytes(intent, self._waiting_companions(intent, context), context)
         item, _ = context.items[intent.item]
@@ -233,15 +233,19 @@ class MailDecider:
         covered = (_since_planned(each) for each in context.records if each.history.mail == name)
         return (each for each in covered if each.key != intent.key and self._may_cover(each, context))
 
-    def _part_of_rejected_mail(self, intent: Intent, name: str | None, context: _MailContext) -> Iterator[Intent]:
+    def _part_of_rejected_mail(
+        self, intent: Intent, history: DeliveryHistory, context: _MailContext
+    ) -> Iterator[Intent]:
         """Yield half of the deliveries of a mail that the relay rejected; if some have left it, all others.
 
-        Always fewer than before: the same mail is not sent again.
+        Always fewer than before: a rejected mail is not sent again. If its last attempt failed for another reason, such
+        as a lost connection, the same mail is sent again.
         """
         separate = [each for each in context.records if _is_free(each, context.now_us) and _is_separate(each)]
-        left = list(self._companions_of_mail(intent, name, replace(context, records=separate)))
-        is_whole = _mail_name((intent, *left)) == name
-        return islice(left, len(left) // 2 if is_whole else None)
+        left = list(self._companions_of_mail(intent, history.mail, replace(context, records=separate)))
+        last = history.attempts[-1]
+        is_rejected = is_about_content(last.status, last.detail) and _mail_name((intent, *left)) == history.mail
+        return islice(left, len(left) // 2 if is_rejected else None)
 
     def _may_cover(self, intent: Intent, context: _MailContext) -> bool:
         if intent.item not in context.items or self._skip_reason(intent, context) is not None:
@@ -293,8 +297,9 @@ def _within_bytes(intent: Intent, companions: Iterable[Intent], context: _MailCo
 
 
 def _is_separate(record: DeliveryRecord) -> bool:
-    """Return whether the relay rejected mails that covered the delivery for their content."""
-    about_content = [each.status for each in record.history.attempts if is_about_content(each.status, each.detail)]
+    """Return whether the relay rejected mails that covered the delivery for their content, since its last replay."""
+    attempts = (each for each in record.history.attempts if each.at_us >= (record.history.replayed_us or 0))
+    about_content = [each.status for each in attempts if is_about_content(each.status, each.detail)]
     return any(status.startswith("5") for status in about_content) or len(about_content) >= DEFERRALS
 
 

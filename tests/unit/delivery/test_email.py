@@ -163,6 +163,7 @@ async def test_rejected_recipient_does_not_affect_others(harness: MailChannelHar
         ("DATA", "552 5.3.4 too large", True),
         ("DATA", "554 5.5.1 no valid recipients", False),
         ("END", "554 5.7.1 spam", True),
+        ("END", "552 5.2.2 mailbox full", False),
         ("END", "451 4.7.1 scanner busy", True),
     ],
 )

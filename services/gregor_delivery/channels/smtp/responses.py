@@ -86,7 +86,9 @@ def is_about_content(status: str | None, detail: str) -> bool:
     """
     if detail.startswith((f"{SmtpStep.SENDER.value}: ", f"{SmtpStep.DATA.value}: ")):
         return status is not None and status.isdecimal() and int(status) in _TOO_LARGE
-    return detail.startswith(f"{SmtpStep.END.value}: ")
+    end = f"{SmtpStep.END.value}: "
+    # x.1 is about the address and x.2 about the mailbox (RFC 3463): a full mailbox accepts no smaller mail either.
+    return detail.startswith(end) and enhanced_code(detail.removeprefix(end))[1:3] not in (".1", ".2")
 
 
 def is_relay_denied(step: SmtpStep, code: int, text: str) -> bool:
