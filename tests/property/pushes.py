@@ -5,6 +5,7 @@ Scheduler and delivery workers are the real ones, over a store in memory.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -47,7 +48,11 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "retry": Retry(None, "503", "later"),
     "refused": Refused("400", "never"),
     "unknown": Unknown("no answer"),
+    "late": Sent("200"),
+    "late answer": Sent("200"),
 }
+LATE_US: Final = 5 * SECOND_US
+"""How long a provider takes to process a push ("late"), or to answer when it has processed the push ("late answer")."""
 Meanwhile = Callable[[], Awaitable[None]]
 
 
@@ -72,12 +77,16 @@ class Watchful:
         arrives, answer = world.answers.popleft() if world.answers else (True, "sent")
         if world.in_flight:
             await world.in_flight.popleft()()
+        if answer == "late":
+            await world.wait()
         if arrives and isinstance(said, PushMessage):
             world.arrive(said)
         if answer == "killed":
             raise Killed
         if answer == "refused" and isinstance(said, PushMessage) and said.kind == "background":
             world.given_up[said.device] |= set(said.data["withdraw"])
+        if answer == "late answer":
+            await world.wait()
         return VERDICTS[answer]
 
     async def close(self) -> None:
@@ -133,7 +142,8 @@ class World:
     ``queue``: postponed intents and their times. ``screens``: device to collapse id to the item shown there.
     ``cleared``: ids that each device dismissed itself. ``given_up``: withdrawals that the provider refused for good
     (delivery.md). ``raced``: items with an event between a decision and its claim: a push for them may be wrong for a
-    moment. ``in_flight`` and ``after_decision``: the events at these points.
+    moment. ``in_flight`` and ``after_decision``: the events at these points. ``late``: the attempts whose provider is
+    late, and when it continues.
     """
 
     due: scheduler.SchedulerHarness
@@ -148,6 +158,8 @@ class World:
     given_up: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     raced: set[str] = field(default_factory=set)
     reminded: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    late: list[tuple[int, asyncio.Event, asyncio.Task[None]]] = field(default_factory=list)
+    _is_waiting: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         store, registry, metrics = self.due.store, self.due.categories, DeliveryMetrics(CollectorRegistry())
@@ -203,6 +215,7 @@ class World:
 
     async def settle(self) -> None:
         """Do all due work."""
+        await self._continue_late()
         await self.due.due_loop.run_due()
         while True:
             await self._take_over()
@@ -211,7 +224,7 @@ class World:
                 return
             self.queue = [each for each in self.queue if each[0] > self.now_us]
             for _, intent in due:
-                await self._bring_forward(intent)
+                await self._begin(intent)
 
     async def pass_time(self, seconds: float) -> None:
         """Advance the clock from one due time to the next."""
@@ -231,7 +244,8 @@ class World:
 
     async def _next_us(self) -> int:
         firsts = [at_us for at_us in (await self.due.store.agenda.next_due_times()).values() if at_us is not None]
-        return min([*firsts, *(at_us for at_us, _ in self.queue)], default=1 << 60)
+        late = (at_us for at_us, _, _ in self.late)
+        return min([*firsts, *late, *(at_us for at_us, _ in self.queue)], default=1 << 60)
 
     async def _take_over(self) -> None:
         """Move the enqueued intents into the queue."""
@@ -242,6 +256,33 @@ class World:
         self.queue += [(handed.delayed.get(intent, self.now_us), intent) for intent in handed.intents]
         handed.intents.clear()
         handed.delayed.clear()
+
+    async def wait(self) -> None:
+        """Let the provider of the current attempt be late."""
+        continues = asyncio.Event()
+        task = asyncio.current_task()
+        assert task is not None
+        self.late.append((self.now_us + LATE_US, continues, task))
+        self._is_waiting.set()
+        await continues.wait()
+
+    async def _begin(self, intent: Intent) -> None:
+        """Attempt a delivery until it ends, or until its provider is late."""
+        self._is_waiting.clear()
+        attempting = asyncio.create_task(self._bring_forward(intent))
+        waiting = asyncio.create_task(self._is_waiting.wait())
+        await asyncio.wait((attempting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if attempting.done():
+            attempting.result()
+
+    async def _continue_late(self) -> None:
+        """End the attempts whose provider answers now."""
+        due = [each for each in self.late if each[0] <= self.now_us]
+        self.late = [each for each in self.late if each[0] > self.now_us]
+        for _, continues, attempting in due:
+            continues.set()
+            await attempting
 
     async def _bring_forward(self, intent: Intent) -> None:
         trade = self.contexts[intent.channel]

@@ -22,6 +22,8 @@ ANSWERS = (
     (True, "sent"),
     (False, "retry"),
     (False, "refused"),
+    (True, "late"),
+    (True, "late answer"),
     (True, "unknown"),
     (False, "unknown"),
     (True, "killed"),
@@ -109,11 +111,23 @@ REFUSED = [
     PushStep("answer", answers=((False, "refused"),) * 2),
     PushStep("pass", seconds=1),
 ]
-"""Rare cases: withdrawals that the queue loses, and withdrawals in a push that is refused."""
+LATE = [
+    PushStep("create", item="i3", fields=item("news", remind_at=["+20"])),
+    PushStep("pass", seconds=19),
+    PushStep("answer", answers=((True, "late"),) * 2 + ((True, "late answer"),) * 2),
+    PushStep("pass", seconds=1),
+    PushStep("dismiss", item="i3"),
+    PushStep("pass", seconds=10),
+]
+"""Rare cases: withdrawals that the queue loses, and withdrawals in a push that is refused.
+
+``LATE``: a reminder is in flight at the dismissal. The provider is also late to answer the withdrawals.
+"""
 
 
 @example(SHOWN, LOST, None)
 @example(SHOWN, REFUSED, None)
+@example([], LATE, None)
 @given(st.sampled_from((SHOWN, [])), st.lists(steps(), max_size=25), st.sampled_from((None, 4)))
 def test_push_follows_state(beginning: list[PushStep], history: list[PushStep], pushes_per_hour: int | None) -> None:
     """L15. Providers compare each request with the current state; at the end no screen shows an item that is gone."""

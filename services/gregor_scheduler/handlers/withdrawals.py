@@ -14,7 +14,7 @@ from gregor.core.items.sync import LiveItem, Removal
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.model import RemovalReason
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
-from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
+from gregor.core.notify.ledger import DeliveryRecord, DeliveryState, fold_scope
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import SchedulerContext
 
@@ -29,7 +29,8 @@ RECHECK_US: Final = SECOND_US // 2
 async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
     """Cancel the pending notifications of the removed item and withdraw the sent ones.
 
-    If a worker holds a delivery at this moment, its outcome is unknown, and the work is repeated later.
+    If a worker holds a delivery at this moment, its outcome is unknown, and the work is repeated later. Its device gets
+    no withdrawal until then.
     """
     item, removal = work.item, work.gone
     if item is None or removal is None:
@@ -41,7 +42,11 @@ async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork
     pending = [record for record in notifications if not record.is_over]
     now_us = context.clock.now_us()
     held = await _cancel(context, pending, removal, now_us)
-    await _publish_withdrawals(context, withdrawals(uid, records, item, removal, now_us), now_us)
+    # A push in flight may reach the screen after a withdrawal that is sent now. The order of their answers does not
+    # tell, so the withdrawal waits for the outcome of the push.
+    in_flight = {fold_scope(record.intent) for record in held}
+    idle = [record for record in records if fold_scope(record.intent) not in in_flight]
+    await _publish_withdrawals(context, withdrawals(uid, idle, item, removal, now_us), now_us)
     # A worker that could not record an outcome has put its delivery back: without this entry, the claim would not end.
     waiting = [record.intent for record in notifications if record not in held and _may_wait_in_queue(record)]
     await context.publisher.remove_waiting(waiting)

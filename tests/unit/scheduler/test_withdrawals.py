@@ -371,14 +371,34 @@ async def test_rechecks_become_rare(harness: SchedulerHarness) -> None:
     assert looks._value.get() == looked
 
 
+async def test_withdrawal_waits_for_a_reminder_in_flight(harness: SchedulerHarness) -> None:
+    """The provider may process a withdrawal before the reminder, and answer it later: both are then recorded as sent.
+
+    Nothing would withdraw the reminder again.
+    """
+    phone, tablet = await pushed(harness)
+    for intent in (phone, tablet):
+        await set_state(harness, intent, DeliveryState.SENT)
+    await set_state(harness, replace(phone, kind=IntentKind.REMIND), DeliveryState.CLAIMED)
+
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+    assert harness.published() == ["withdraw a fcm tablet"]
+    await record_outcome(harness, replace(phone, kind=IntentKind.REMIND), DeliveryState.SENT)
+    await harness.advance(1)
+
+    assert "withdraw a apns phone" in harness.published()
+
+
 async def test_push_after_a_withdrawal_is_withdrawn_again(harness: SchedulerHarness) -> None:
+    """An older scheduler has withdrawn the first push while the reminder was in flight."""
     phone, _ = await pushed(harness)
     await set_state(harness, phone, DeliveryState.SENT)
     await set_state(harness, replace(phone, kind=IntentKind.REMIND), DeliveryState.CLAIMED)
+    await set_state(harness, replace(phone, kind=WITHDRAW), DeliveryState.SENT)
     await harness.dismiss("a")
     await harness.advance(0.1)
-    await set_state(harness, replace(phone, kind=WITHDRAW), DeliveryState.SENT)
-    assert harness.published() == ["withdraw a apns phone"]
+    assert harness.published() == []
 
     await record_outcome(harness, replace(phone, kind=IntentKind.REMIND), DeliveryState.SENT)
     await harness.advance(1)
