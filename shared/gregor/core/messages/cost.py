@@ -40,7 +40,7 @@ def text_weight(size_bytes: int) -> int:
 def message_weight(message: Message, categories: CategoryPolicies = NO_POLICIES) -> int:
     """Return the weight: 1 for an ordinary message, more for many items, reminders, intervals, ids or skipped ids.
 
-    ``categories``: their default reminders count like those of the message.
+    ``categories``: their default reminders count like those that the message names.
     """
     content = message.content
     if not isinstance(content, Update):
