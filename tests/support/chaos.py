@@ -55,9 +55,9 @@ _HAS_ALL, _HAS_TWO = ("apns", "fcm", "webpush", "email"), ("apns", "fcm")
 class Plan:
     """The load and the failures of one run.
 
-    `kill_every_s`: mean time between two kills; a third of `load_s` or less, so that each of the two workers is killed
-    during the load. `ill_s`: duration of one provider outage. `max_wait_s`: if no delivery ends for this long, the run
-    counts as stuck; pauses between attempts are shorter.
+    `kill_every_s`: mean time between two kills of any worker, at most a third of `load_s`. Each of the two workers is
+    then killed during the load. `ill_s`: duration of one provider outage. `max_wait_s`: if no delivery ends for this
+    long, the run counts as stuck; pauses between attempts are shorter.
     """
 
     intents: int

@@ -42,8 +42,8 @@ async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork
     pending = [record for record in notifications if not record.is_over]
     now_us = context.clock.now_us()
     held = await _cancel(context, pending, removal, now_us)
-    # A push in flight may reach the screen after a withdrawal that is sent now. The order of their answers does not
-    # tell, so the withdrawal waits for the outcome of the push.
+    # A push in flight may reach the screen after a withdrawal that is sent now, whichever of them the provider answers
+    # first. So the withdrawal waits for the outcome of the push.
     in_flight = {fold_scope(record.intent) for record in held}
     idle = [record for record in records if fold_scope(record.intent) not in in_flight]
     await _publish_withdrawals(context, withdrawals(uid, idle, item, removal, now_us), now_us)

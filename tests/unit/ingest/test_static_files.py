@@ -66,6 +66,20 @@ async def test_requests_for_a_new_file_compress_it_once(monkeypatch: pytest.Monk
     assert {gzip.decompress(bytes(each.body)) for each in responses} == {file.content}
 
 
+async def test_failed_compression_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = StaticFile("a.js", b"let a;" * 1_000)
+    request = Request({"type": "http", "headers": [(b"accept-encoding", b"gzip")]})
+
+    def fail(*_: Any, **__: Any) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(gzip, "compress", fail)
+        await file.response(request, {})
+
+    assert gzip.decompress(bytes((await file.response(request, {})).body)) == file.content
+
+
 async def test_gzip_bytes_have_no_time(api: Api) -> None:
     for path in await paths(api):
         _, body = await raw_body(api, path)

@@ -49,11 +49,13 @@ class StaticFile:
         return Response(content, headers=headers)
 
     async def _compressed(self) -> bytes:
-        if self._gzipped is None:
+        task = self._gzipped
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             # In a thread, because Swagger UI takes 0.3 s, and once for all requests that wait. Without a time, so all
             # replicas send equal bytes.
-            self._gzipped = asyncio.create_task(asyncio.to_thread(gzip.compress, self.content, 9, mtime=0))
-        return await asyncio.shield(self._gzipped)
+            task = asyncio.create_task(asyncio.to_thread(gzip.compress, self.content, 9, mtime=0))
+            self._gzipped = task
+        return await asyncio.shield(task)
 
 
 def accepts_gzip(values: list[str]) -> bool:
