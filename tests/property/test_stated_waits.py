@@ -150,3 +150,34 @@ async def test_client_that_waits_as_stated_is_accepted(
 
     # Each step states its own wait, so each step can refuse the message once.
     assert len(waits) <= STEPS, waits
+
+
+@pytest.mark.parametrize("name", ["array", "ndjson"])
+async def test_batch_of_more_heavy_lines_than_the_burst_is_accepted_in_parts(name: str) -> None:
+    """The texts of the lines used the whole burst, and no line could pay for its reminders."""
+    async with Api() as api:
+        categories = {"mail": {"title": "t", "remind_after": [f"{n + 1}h" for n in range(9)]}}
+        await api.call("PUT", "/v1/categories", json={"categories": categories})
+        lines = [message(1, 0, 0)] * 60
+
+        for _ in range(60):
+            answer = await api.call("POST", "/v1/messages", api.token(), **batch_of(lines, name))
+            if answer.status_code != 200:
+                api.clock.advance(wait_of_response(answer))
+                continue
+            text = answer.content
+            entries = json.loads(text) if name == "array" else [json.loads(entry) for entry in text.splitlines()]
+            waits = [wait_of(entry["problem"]) for entry in entries if "receipt" not in entry]
+            lines = lines[: len(waits)]
+            if not lines:
+                break
+            api.clock.advance(max(waits))
+
+    assert not lines
+
+
+def batch_of(lines: list[bytes], name: str) -> dict[str, Any]:
+    """Return the arguments of a request with these lines."""
+    if name == "array":
+        return {"headers": {"Content-Type": "application/json"}, "content": b"[" + b",".join(lines) + b"]"}
+    return {"headers": NDJSON, "content": b"\n".join(lines)}
