@@ -30,7 +30,7 @@ async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork
     """Cancel the pending notifications of the removed item and withdraw the sent ones.
 
     If a worker holds a delivery at this moment, its outcome is unknown, and the work is repeated later. Its device gets
-    no withdrawal until then.
+    no withdrawal until then, or until the claim has ended.
     """
     item, removal = work.item, work.gone
     if item is None or removal is None:
@@ -43,8 +43,12 @@ async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork
     now_us = context.clock.now_us()
     held = await _cancel(context, pending, removal, now_us)
     # A push in flight may reach the screen after a withdrawal that is sent now, whichever of them the provider answers
-    # first. So the withdrawal waits for the outcome of the push.
-    in_flight = {fold_scope(record.intent) for record in held}
+    # first. So the withdrawal waits for the outcome of the push, but not longer than its claim: its worker may be dead.
+    in_flight = {
+        fold_scope(record.intent)
+        for record in held
+        if record.state is not DeliveryState.CLAIMED or record.lease_until_us > now_us
+    }
     idle = [record for record in records if fold_scope(record.intent) not in in_flight]
     await _publish_withdrawals(context, withdrawals(uid, idle, item, removal, now_us), now_us)
     # A worker that could not record an outcome has put its delivery back: without this entry, the claim would not end.

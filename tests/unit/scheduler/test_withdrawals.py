@@ -390,6 +390,22 @@ async def test_withdrawal_waits_for_a_reminder_in_flight(harness: SchedulerHarne
     assert "withdraw a apns phone" in harness.published()
 
 
+async def test_withdrawal_does_not_wait_for_a_dead_worker(harness: SchedulerHarness) -> None:
+    """A worker died with a claimed reminder. The end of this claim may take long, or its queue entry is lost."""
+    phone, _ = await pushed(harness)
+    await set_state(harness, phone, DeliveryState.SENT)
+    await set_state(harness, replace(phone, kind=IntentKind.REMIND), DeliveryState.CLAIMED, lease_s=30)
+    await harness.advance(20)
+    harness.published()
+    await harness.dismiss("a")
+    await harness.advance(5)
+    assert harness.published() == []
+
+    await harness.advance(20)
+
+    assert "withdraw a apns phone" in harness.published()
+
+
 async def test_push_after_a_withdrawal_is_withdrawn_again(harness: SchedulerHarness) -> None:
     """An older scheduler has withdrawn the first push while the reminder was in flight."""
     phone, _ = await pushed(harness)
