@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
+from h2.events import StreamEnded
 
 from gregor.dev.fakes.apns import ANY_TOKEN
 from gregor.dev.fakes.apns_actions import ApnsAction
@@ -99,9 +102,39 @@ async def test_goaway_with_the_settings_is_a_failed_connection() -> None:
     outcome = await pool.exchange([(b":method", b"POST")], b"{}", asyncio.get_running_loop().time() + 0.5)
 
     assert outcome == NotProcessed("cannot connect: the provider closes the connection")
-    assert len(connections) == 1
+    assert len(connections) == 2
     await pool.close()
     server.close()
+
+
+async def test_one_goaway_with_the_settings_fails_no_request() -> None:
+    connections = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        server = H2Connection(H2Configuration(client_side=False))
+        server.initiate_connection()
+        goaway = b"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + bytes(8)
+        writer.write(server.data_to_send() + (goaway if len(connections) == 1 else b""))
+        while data := await reader.read(65536):
+            for event in server.receive_data(data):
+                if isinstance(event, StreamEnded):
+                    server.send_headers(event.stream_id, [(":status", "200")], end_stream=True)
+            writer.write(server.data_to_send())
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    pool = ApnsPool(ApnsEndpoint("127.0.0.1", listener.sockets[0].getsockname()[1], None), 2, is_connection_spoiled)
+    headers = [(b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/3/device/a"), (b":authority", b"x")]
+    deadline_at = asyncio.get_running_loop().time() + 5
+
+    outcomes = await asyncio.gather(*(pool.exchange(headers, b"{}", deadline_at) for _ in range(3)))
+
+    assert [each.status for each in outcomes if isinstance(each, ApnsResponse)] == [200] * 3
+    assert len(connections) == 2
+    await pool.close()
+    await asyncio.gather(*(each.wait_closed() for each in connections))
+    listener.close()
 
 
 async def test_cancelled_wait_for_a_connection(tmp_path: Path) -> None:

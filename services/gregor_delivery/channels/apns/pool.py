@@ -13,6 +13,8 @@ CONNECT_S = 10.0
 """Timeout of TCP, TLS and the provider's settings together."""
 RECONNECT_S = 1.0
 """Pause after a failed connection, before the pool tries to add another to those that work."""
+CLOSED_AT_ONCE = NotProcessed("cannot connect: the provider closes the connection")
+"""Failure of a connection whose settings came with a GOAWAY."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ class ApnsPool:
 
     async def _open_one(self) -> None:
         failure = await self._connect()
+        if failure == CLOSED_AT_ONCE and not self._is_closed:
+            failure = await self._connect()  # one front end of the provider may be draining
         self._connecting = None
         if failure is not None:
             self._reconnect_at = asyncio.get_running_loop().time() + RECONNECT_S
@@ -138,7 +142,7 @@ class ApnsPool:
                 connection.end(f"unusable: {type(error).__name__}")
             return self._connect_failure(error)
         # A provider that sends a GOAWAY with its settings would otherwise be connected to again without a pause.
-        return None if connection.is_usable else NotProcessed("cannot connect: the provider closes the connection")
+        return None if connection.is_usable else CLOSED_AT_ONCE
 
     def _connect_failure(self, error: Exception) -> NotProcessed | Untrusted:
         if isinstance(error, ssl.SSLCertVerificationError):
