@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import struct
 import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import StreamEnded
 from h2.settings import SettingCodes
+from hpack import Encoder
 
 from gregor.dev.fakes.apns import ANY_TOKEN
 from gregor.dev.fakes.apns_actions import ApnsAction
@@ -157,6 +159,42 @@ async def test_provider_that_floods_with_frames_is_cut_off(frame: bytes) -> None
     connection.data_received(REQUEST_EVENTS * frame)
 
     assert await request.outcome == Lost("the provider sends too many frames")
+    assert not connection.is_usable
+
+
+def frame_of(kind: int, flags: int, stream_id: int, body: bytes) -> bytes:
+    """Return the bytes of an HTTP/2 frame."""
+    return struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream_id) + body
+
+
+INFORMATIONAL = b"\x08\x03103"
+INDEXED = frame_of(1, 4, 1, INFORMATIONAL + 1_800 * b"\x95")
+HUFFMAN = frame_of(1, 4, 1, INFORMATIONAL + Encoder().encode([(b"x", 15_000 * b"y")], huffman=True))
+ALL_SETTINGS = frame_of(4, 0, 0, b"".join(struct.pack(">HI", 0x100 + each, 0) for each in range(2_700)))
+
+
+@pytest.mark.parametrize("frame", [INDEXED, HUFFMAN, ALL_SETTINGS], ids=["1,800 headers", "huffman", "2,700 settings"])
+async def test_provider_that_sends_frames_with_costly_contents_is_cut_off(frame: bytes) -> None:
+    """Each frame is one event but takes h2 3 to 14 ms, 100 times as long as a small one."""
+    connection, server, request = sent_request()
+    connection.data_received(server.data_to_send() + frame)
+    assert connection.is_usable
+
+    connection.data_received(20 * frame)
+
+    assert request.outcome.result() == Lost("the provider sends too many frames")
+
+
+@pytest.mark.parametrize("frame", [frame_of(1, 4, 1, INFORMATIONAL), frame_of(8, 0, 1, b"\x00\x00\x00\x01")])
+async def test_provider_that_floods_a_past_stream_is_cut_off(frame: bytes) -> None:
+    """Each frame is decoded and answered with a reset, but is not an event."""
+    connection, server, request = sent_request()
+    connection.data_received(server.data_to_send())
+    connection.cancel(request)
+    connection.conn.drop_ended_streams()
+
+    connection.data_received((IDLE_EVENTS + REQUEST_EVENTS) * frame)
+
     assert not connection.is_usable
 
 
