@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import resource
+import select
+import signal
 import socket
 import ssl
 import time
@@ -46,6 +49,8 @@ CLOSING = "04"
 """The state after the proxy has closed a connection whose client has not confirmed everything (FIN-WAIT-1)."""
 MAX_UNREAD_BYTES = 131_072
 """Bytes of an unread response in the kernel: the buffers between Gregor and HAProxy."""
+MAX_UNREAD_REQUEST = 48_000
+"""Bytes that the kernel accepts from a client before the proxy reads them: its two buffers."""
 CHEAP = ("X25519", "P-256")
 EXPENSIVE = ("X448", "P-384", "P-521", "ffdhe2048", "ffdhe3072")
 """TLS groups that the proxies must not offer. They must offer the cheap ones."""
@@ -320,6 +325,40 @@ async def unread_statuses(proxy: Proxy, address: str, path: str, number: int, st
                     is_whole = "" if each.stream_ended is None else " without a body"
                     statuses.append(dict(each.headers or ())[b":status"].decode() + is_whole)
     return statuses
+
+
+async def test_proxy_lets_the_kernel_receive_little_of_a_client(proxy: Proxy) -> None:
+    """OpenSSL reads all waiting TLS key updates in one call: 11 MB of them stopped a thread of HAProxy for over 2 s."""
+    workers = [int(each) for each in proxy.workers()]
+    client = socket.create_connection(("127.0.0.1", proxy.port))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    with UNSAFE.wrap_socket(client, server_hostname="localhost") as encrypted:
+        await asyncio.to_thread(post_long_body, encrypted)
+        for each in workers:
+            os.kill(each, signal.SIGSTOP)
+        try:
+            accepted = await asyncio.to_thread(bytes_until_full, encrypted.fileno())
+        finally:
+            for each in workers:
+                os.kill(each, signal.SIGCONT)
+    print(f"the kernel accepts {accepted / 1024:.0f} KiB that {proxy.name} has not read")
+    assert accepted < MAX_UNREAD_REQUEST
+
+
+def post_long_body(client: ssl.SSLSocket) -> None:
+    """Post 7 MB and read the response. This makes the kernel enlarge a receive buffer that has no fixed size."""
+    client.sendall(b"POST /v1/users/a/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 7000000\r\n\r\n")
+    client.sendall(bytes(7_000_000))
+    assert client.recv(65_536).startswith(b"HTTP/1.1 401 ")
+
+
+def bytes_until_full(client: int) -> int:
+    """Write until the socket has accepted nothing for half a second, and return the number of bytes."""
+    written = 0
+    os.set_blocking(client, False)
+    while select.select([], [client], [], 0.5)[1]:
+        written += os.write(client, bytes(1_024))
+    return written
 
 
 def kernel_bytes(port: int, state: str = ESTABLISHED) -> int:

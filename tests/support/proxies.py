@@ -126,7 +126,7 @@ class Nginx(Proxy):
         text = "\n".join(line for line in text.splitlines() if not any(f":{p} max" in line for p in (8700, 8701, 8702)))
         changes = {
             "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
-            "    listen [::]:443 ssl sndbuf=64k;\n": "",
+            "    listen [::]:443 ssl sndbuf=64k rcvbuf=16k;\n": "",
             "/etc/nginx/gregor.pem": str(self.certificate),
             "/var/log/nginx/gregor.log": str(self.directory / "access.log"),
         }
