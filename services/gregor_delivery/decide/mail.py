@@ -57,6 +57,8 @@ FULL_READS: Final = 0.5
 """Reads of these items and their deliveries, a second for each user. A read of 2,000 items takes 70 ms."""
 FULL_READS_BURST: Final = 10
 """Burst of these reads. One mail covers all waiting items, so a user seldom needs several reads."""
+PART_READS: Final = 0.25
+"""Such reads for the parts of rejected mails, which are many and must not delay other mails."""
 MAIL_PACE: Final = "mail_pace"
 """Reason of an e-mail that waits until its user may have another of these reads."""
 LOCK: Final = "mail"
@@ -99,6 +101,7 @@ class MailDecider:
         self._budget = budget
         self._clock = clock or SystemClock()
         self._full_reads = PacedUsers(FULL_READS, FULL_READS_BURST)
+        self._part_reads = PacedUsers(PART_READS, FULL_READS_BURST)
 
     # --- the decision ---
 
@@ -113,10 +116,11 @@ class MailDecider:
     async def _decide_claimed(self, intent: Intent, claimed: DeliveryRecord, context: _MailContext) -> SendDecision:
         """Decide with the other items. No other mail to the user is decided or sent meanwhile."""
         now_us = context.now_us
-        wait_s = self._full_reads.wait_s(intent.uid, self._clock.monotonic())
+        reads, rate = (self._part_reads, PART_READS) if _is_separate(claimed) else (self._full_reads, FULL_READS)
+        wait_s = reads.wait_s(intent.uid, self._clock.monotonic())
         if wait_s > 0.0:
             # At random, because a mail covers the oldest deliveries: their turns in a row would pass without a mail.
-            return Postpone(MAIL_PACE, now_us + round(random.uniform(1 / FULL_READS, wait_s) * SECOND_US))
+            return Postpone(MAIL_PACE, now_us + round(random.uniform(1 / rate, wait_s) * SECOND_US))
         context = await self._with_companions(intent, context)
         if intent.item not in context.items:  # it left meanwhile
             return Skip(await self._removal_reason(intent, now_us))

@@ -119,6 +119,21 @@ async def test_rejected_mails_leave_the_budget_to_others(harness: DeliveryHarnes
     assert len(harness.relay.mails) == 2 * 9 - 1 + 1
 
 
+async def test_parts_of_rejected_mails_delay_no_other_mail(harness: DeliveryHarness) -> None:
+    """The parts took all reads of the user: with 400 rejected items, another mail waited for 11 minutes."""
+    names = [f"i{n:03}" for n in range(200)]
+    reject(harness, REJECTIONS[0], *names)
+    for part in range(4):
+        await harness.create(*names[part::4])
+    await harness.pass_time(70)
+    await harness.create("good")
+
+    await harness.pass_time(65)
+
+    assert await harness.outcome("good") == ("sent", None)
+    assert [await harness.outcome(name) for name in names] != [("dead", None)] * 200
+
+
 async def test_outage_after_a_rejection_divides_no_further(harness: DeliveryHarness) -> None:
     busy = Retry(None, "450", "RCPT: 4.2.0 try again")
     harness.relay.verdicts = [REJECTIONS[0], *[busy] * 20]
