@@ -79,6 +79,16 @@ async def test_rejected_mails_end_when_each_item_is_rejected(harness: DeliveryHa
     assert len(harness.relay.mails) == 2 * 9 - 1
 
 
+async def test_mail_that_is_too_long_for_the_mailbox_is_divided(harness: DeliveryHarness) -> None:
+    too_long = Refused("552", "the mail: 5.2.3 Message length exceeds administrative limit")
+    harness.relay.judge = lambda mail: too_long if len(items_of(mail)) > 2 else None
+    await harness.create("a", "b", "c", "d")
+
+    await harness.pass_time(3_600)
+
+    assert [await harness.outcome(name) for name in "abcd"] == [("sent", None)] * 4
+
+
 async def test_new_items_do_not_join_the_parts_of_a_rejected_mail(harness: DeliveryHarness) -> None:
     reject(harness, REJECTIONS[0], "bad")
     await harness.create("bad", "a")

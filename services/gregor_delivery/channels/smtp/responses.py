@@ -84,11 +84,15 @@ def is_about_content(status: str | None, detail: str) -> bool:
 
     `status`, `detail`: of a verdict or a stored attempt.
     """
-    if detail.startswith((f"{SmtpStep.SENDER.value}: ", f"{SmtpStep.DATA.value}: ")):
-        return status is not None and status.isdecimal() and int(status) in _TOO_LARGE
-    end = f"{SmtpStep.END.value}: "
+    step, _, text = detail.partition(": ")
+    _, subject, reason = (enhanced_code(text) or "..").split(".")
     # x.1 is about the address and x.2 about the mailbox (RFC 3463): a full mailbox accepts no smaller mail either.
-    return detail.startswith(end) and enhanced_code(detail.removeprefix(end))[1:3] not in (".1", ".2")
+    # Only x.2.3 is about the mail: it is longer than the mailbox allows.
+    if subject == "1" or (subject == "2" and reason != "3"):
+        return False
+    if step in (SmtpStep.SENDER.value, SmtpStep.DATA.value):
+        return status is not None and status.isdecimal() and int(status) in _TOO_LARGE
+    return step == SmtpStep.END.value
 
 
 def is_relay_denied(step: SmtpStep, code: int, text: str) -> bool:
