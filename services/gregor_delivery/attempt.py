@@ -227,14 +227,16 @@ async def _send_claimed(
         # The process stalled: the state that it read is old, and its lease may end before the provider responds.
         # Checked after the last call to the store, because another worker may withdraw the push during such a call.
         return await _put_all_back(context, decision, [delivery, *companions])
-    delivery, *companions = named
     try:
         message = await _compose(decision, [each.intent for each in companions])
     except Exception:
         context.log_failure("delivery.compose_failed", "exception", retry_s=INTERNAL_ERROR_RETRY_S)
         context.metrics.failures.labels(context.name).inc()
-        return await _put_all_back(context, decision, named, INTERNAL_ERROR_RETRY_S)
+        return await _put_all_back(context, decision, [delivery, *companions], INTERNAL_ERROR_RETRY_S)
     verdict = await _send(context, message, permit, decision)
+    if not isinstance(verdict, Misconfigured):
+        # Without an attempt, the records keep the name of the mail of their last attempt: only that was rejected.
+        delivery, *companions = named
     return await _record_verdict(context, delivery, decision, companions, verdict, started_s)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gregor.core.notify.ledger import mail_budget
 from gregor_delivery.channels.contract import MailMessage
-from gregor_delivery.channels.verdict import Refused, Retry, Unknown, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown, Verdict
 from gregor_delivery.decide.mail import DEFERRALS, MailDecider
 from tests.unit.delivery.mail_harness import LINKS, NEWS, DeliveryHarness, build
 
@@ -147,6 +147,17 @@ async def test_parts_of_rejected_mails_delay_no_other_mail(harness: DeliveryHarn
 async def test_outage_after_a_rejection_divides_no_further(harness: DeliveryHarness) -> None:
     busy = Retry(None, "450", "RCPT: 4.2.0 try again")
     harness.relay.verdicts = [REJECTIONS[0], *[busy] * 20]
+    await harness.create(*(f"i{n}" for n in range(8)))
+
+    await harness.pass_time(7_200)
+
+    assert sorted({len(items_of(mail)) for mail in harness.relay.mails}) == [4, 8]
+    assert [await harness.outcome(f"i{n}") for n in range(8)] == [("sent", None)] * 8
+
+
+async def test_failed_logins_after_a_rejection_divide_no_further(harness: DeliveryHarness) -> None:
+    """A failed login adds no attempt: the last one remains that of the rejected mail."""
+    harness.relay.verdicts = [REJECTIONS[0], *[Misconfigured("535", "AUTH: 5.7.8 no")] * 20]
     await harness.create(*(f"i{n}" for n in range(8)))
 
     await harness.pass_time(7_200)
