@@ -218,14 +218,15 @@ async def _send_claimed(
     # The turn comes before the check of the time, because the claim must last until the provider responds.
     if permit.turn is not None and (wait_s := permit.turn.use(context.clock.monotonic())) > 0.0:
         await asyncio.sleep(wait_s)
+    if _is_too_old(context, started_s):  # put back, a companion that waits for its time would be due at once
+        return await _put_all_back(context, decision, [delivery])
     companions = await _claim_companions(context, decision, claim.folded)
     named = await _record_message_name(context, decision, [delivery, *companions])
     if named is None:
         await _give_back(context, delivery.intent, decision.budget)
         return context.clock.now_us() + round(BUSY_RETRY_S * SECOND_US)
-    if context.clock.monotonic() - started_s > context.deadline_s:
-        # The process stalled: the state that it read is old, and its lease may end before the provider responds.
-        # Checked after the last call to the store, because another worker may withdraw the push during such a call.
+    if _is_too_old(context, started_s):
+        # Again, after the last call to the store: another worker may withdraw the push during such a call.
         return await _put_all_back(context, decision, [delivery, *companions])
     try:
         message = await _compose(decision, [each.intent for each in companions])
@@ -238,6 +239,11 @@ async def _send_claimed(
         # Without an attempt, the records keep the name of the mail of their last attempt: only that was rejected.
         delivery, *companions = named
     return await _record_verdict(context, delivery, decision, companions, verdict, started_s)
+
+
+def _is_too_old(context: DeliveryContext, started_s: float) -> bool:
+    """Return whether the process stalled: its state is old, and its lease may end before the provider responds."""
+    return context.clock.monotonic() - started_s > context.deadline_s
 
 
 async def _compose(decision: SendNow, companions: list[Intent]) -> OutgoingMessage:

@@ -17,6 +17,7 @@ from gregor.store.contract.devices import Registration
 from gregor_delivery.attempt import DeliveryContext
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Sent, Verdict
+from gregor_delivery.decide.decision import ClaimFirst, Decider, SendDecision
 from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, message
 from tests.unit.delivery.sample_categories import TOKEN
 
@@ -53,6 +54,21 @@ class FakeChannel:
     async def check(self) -> str | None:
         """Return None."""
         return None
+
+
+@dataclass
+class StallingDecider:
+    """A decider after which the process stalls: stopped, swapped out, or moved to another machine."""
+
+    decider: Decider
+    clock: ManualClock
+    for_s: float
+
+    async def decide(self, intent: Intent, now_us: int) -> SendDecision | ClaimFirst:
+        """Return the other decider's decision; then time passes."""
+        decision = await self.decider.decide(intent, now_us)
+        self.clock.advance(self.for_s)
+        return decision
 
 
 @dataclass

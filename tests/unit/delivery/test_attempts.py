@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +25,7 @@ from gregor_delivery.attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, Del
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.smtp.channel import mail_deadline_s
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent, Verdict
-from gregor_delivery.decide.decision import ClaimFirst, Decider, SendDecision, SendNow
+from gregor_delivery.decide.decision import ClaimFirst, SendDecision, SendNow
 from gregor_delivery.decide.push import PushDecider
 from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import Breaker
@@ -34,7 +34,7 @@ from tests.support.builders import LIMITS, NOW_US, SECOND_US
 from tests.support.cluster import KEEP_ALL
 from tests.support.servers import BINARIES, Server, open_client
 from tests.support.wait import wait_until
-from tests.unit.delivery.harness import DeliveryHarness, FakeChannel
+from tests.unit.delivery.harness import DeliveryHarness, FakeChannel, StallingDecider
 from tests.unit.delivery.sample_categories import ENTRIES, TOKEN
 
 
@@ -260,21 +260,6 @@ async def test_store_restart_costs_no_second_copy(binary: str, tmp_path: Path) -
             assert ((await harness.entry("a")).state, len(provider.pushes)) == (DeliveryState.SENT, 1)
     finally:
         server.kill()
-
-
-@dataclass
-class StallingDecider:
-    """A decider after which the process stalls: stopped, swapped out, or moved to another machine."""
-
-    decider: Decider
-    clock: ManualClock
-    for_s: float
-
-    async def decide(self, intent: Intent, now_us: int) -> SendDecision | ClaimFirst:
-        """Return the other decider's decision; then time passes."""
-        decision = await self.decider.decide(intent, now_us)
-        self.clock.advance(self.for_s)
-        return decision
 
 
 async def test_decision_older_than_deadline_is_repeated(harness: DeliveryHarness) -> None:

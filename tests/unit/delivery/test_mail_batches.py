@@ -26,6 +26,7 @@ from gregor_delivery.decide.mail import BYTES_IN_LOOP, MAX_BYTES, MailDecider
 from gregor_delivery.decide.mail_rendering import MAX_LISTED_LINK, MAX_LISTED_TEXT
 from tests.support.builders import NOW_US, SECOND_US
 from tests.support.wait import wait_until
+from tests.unit.delivery.harness import StallingDecider
 from tests.unit.delivery.mail_harness import KEY, LINKS, NEWS, DeliveryHarness, build
 
 LEASE_S = 30.0
@@ -389,6 +390,22 @@ async def test_mail_leaves_a_full_store_without_new_companions(harness: Delivery
     ledger.fails = ""
     await harness.pass_time(3_600, 10)
     assert harness.subjects == ["about a", "about b"]
+
+
+async def test_mail_of_an_old_decision_claims_no_other_deliveries(harness: DeliveryHarness) -> None:
+    """If they were put back, the bill would be due now instead of in an hour."""
+    await harness.create("a")
+    await harness.create("b", category="bill")
+    harness.clock.advance(60)
+    await harness.due.due_loop.run_due()
+    [intent] = harness.handed()
+    stalling = StallingDecider(harness.context.decider, harness.clock, harness.context.deadline_s + 1)
+
+    assert await attempt(replace(harness.context, decider=stalling), intent) == harness.clock.now_us()
+
+    assert await harness.outcome("a") == ("retry", None)
+    assert [(each.state, each.n) for each in await harness.entries("b")] == []
+    assert harness.relay.mails == []
 
 
 async def test_mail_that_is_too_late_returns_its_deliveries(harness: DeliveryHarness) -> None:
