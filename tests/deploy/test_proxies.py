@@ -327,7 +327,7 @@ async def unread_statuses(proxy: Proxy, address: str, path: str, number: int, st
     return statuses
 
 
-async def test_proxy_lets_the_kernel_receive_little_of_a_client(proxy: Proxy) -> None:
+async def test_receive_buffer_of_a_client_is_limited(proxy: Proxy) -> None:
     """OpenSSL reads all waiting TLS key updates in one call: 11 MB of them stopped a thread of HAProxy for over 2 s."""
     workers = [int(each) for each in proxy.workers()]
     client = socket.create_connection(("127.0.0.1", proxy.port))

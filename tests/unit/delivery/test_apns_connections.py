@@ -86,7 +86,7 @@ async def test_unreachable_provider_is_retried(tmp_path: Path) -> None:
         assert verdict.detail.startswith("cannot connect")
 
 
-async def test_goaway_with_the_settings_is_a_failed_connection() -> None:
+async def test_second_goaway_at_connect_fails_the_request() -> None:
     connections = []
 
     async def go_away(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,7 +107,7 @@ async def test_goaway_with_the_settings_is_a_failed_connection() -> None:
     server.close()
 
 
-async def test_one_goaway_with_the_settings_fails_no_request() -> None:
+async def test_one_goaway_at_connect_is_retried() -> None:
     connections = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
