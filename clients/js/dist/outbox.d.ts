@@ -37,7 +37,7 @@ export declare class Outbox {
     private _sent;
     private _receipts;
     private _lastQueued;
-    /** Unix seconds before which nothing is sent, because the server asked to wait. */
+    /** Unix seconds before which nothing is sent, because the server asked to wait; 0 after the wait. */
     holdUntil: number;
     get size(): number;
     all(): Entry[];

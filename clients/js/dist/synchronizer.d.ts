@@ -42,8 +42,8 @@ export declare class Synchronizer {
     receive(frame: Frame, now: number): Outcome;
     /** Returns the frames that are due at `now`: messages after a wait, and the check of the digest. */
     tick(now: number): Frame[];
-    /** The next moment at which `tick` has something to do, in Unix seconds. */
-    nextTick(now: number): number;
+    /** The next moment at which `tick` has something to do, in Unix seconds; it may be past. */
+    nextTick(): number;
     /** Returns the items to show at `now`, and the ids that wait for the server. */
     shown(now: number): {
         items: Map<string, Item>;

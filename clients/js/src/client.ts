@@ -391,7 +391,7 @@ export class GregorClient implements CoreClient {
   /** Starts the timer of the next expiry, reminder, digest check or end of a wait. */
   private _plan(now: number): void {
     this.env.stopTimer(this._timer);
-    const next = Math.min(this._store.nextMoment(now), this.synchronizer.nextTick(now));
+    const next = Math.min(this._store.nextMoment(now), this.synchronizer.nextTick());
     if (next === Infinity || this.closed) return;
     this._timer = this.env.startTimer(() => {
       this.sendPending();

@@ -48,7 +48,7 @@ export class Outbox {
   private _sent = new Set<string>();
   private _receipts = new Map<string, Receipt>();
   private _lastQueued = 0;
-  /** Unix seconds before which nothing is sent, because the server asked to wait. */
+  /** Unix seconds before which nothing is sent, because the server asked to wait; 0 after the wait. */
   holdUntil = 0;
 
   get size(): number {
@@ -93,6 +93,7 @@ export class Outbox {
   /** Returns the frames to send now, oldest first, and marks them as sent. */
   sendable(now: number): Frame[] {
     if (now < this.holdUntil) return [];
+    this.holdUntil = 0;
     let free = IN_FLIGHT - this._sent.size;
     const chosen = this.all().filter(
       ({ key, after }) => !this._receipts.has(key) && !this._sent.has(key) && !this._entries.has(after!) && free-- > 0,

@@ -83,9 +83,10 @@ export class Synchronizer {
     return send;
   }
 
-  /** The next moment at which `tick` has something to do, in Unix seconds. */
-  nextTick(now: number): number {
-    return this.outbox.size && this.outbox.holdUntil > now ? Math.min(this.outbox.holdUntil, this._checkAt) : this._checkAt;
+  /** The next moment at which `tick` has something to do, in Unix seconds; it may be past. */
+  nextTick(): number {
+    // Also if `holdUntil` is past: timers fire up to 1 ms early, so the last `tick` may have been before it.
+    return Math.min((this.synced && this.outbox.size && this.outbox.holdUntil) || Infinity, this._checkAt);
   }
 
   /** Returns the items to show at `now`, and the ids that wait for the server. */

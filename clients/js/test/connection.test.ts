@@ -213,6 +213,61 @@ test("a wait that the server asks for is at most an hour", async () => {
   assert.equal(outbox.holdUntil, 3_600);
 });
 
+/** A client whose first message is answered by a wait. Its timers fire 0.5 ms early, and each callback takes 1 ms. */
+function rateLimited(retryAfterMs: number, keepsConnection: boolean) {
+  const world = browser();
+  const { env } = world.open(false).client;
+  const result = { world, sent: [] as number[], timers: 0 };
+  const startTimer = (callback: () => void, ms: number) => {
+    result.timers++;
+    return env.startTimer(() => (callback(), (world.now += 1)), ms - 0.5);
+  };
+  const problem = { code: "rate_limited", status: 429, retry_after_ms: retryAfterMs };
+  const transport: Transport = {
+    name: "sse",
+    open(_request, events) {
+      const isRefused = result.sent.length > 0;
+      const synced = { system: "gregor", sync: "full", seq: 1, cursor: "aaaaaa-1", body: {} };
+      startTimer(() => (isRefused ? events.closed(1006, "") : events.frame(synced)), 10);
+      const answer = (ref: string) => {
+        events.frame({ ref, problem });
+        if (!keepsConnection) events.closed(1006, "");
+      };
+      return {
+        send(frames) {
+          for (const { ref } of frames.filter((frame) => frame.ref)) {
+            if (result.sent.push(world.now) === 1) startTimer(() => answer(ref), 10);
+          }
+        },
+        ping: () => startTimer(() => events.heard(), 10),
+        close() {},
+      };
+    },
+  };
+  const client = new FullClient({ url: "http://gateway", token: good, tabs: false }, [transport], { ...env, startTimer });
+  client.dispatch({ system: "kbfs", body: {} });
+  return result;
+}
+
+for (const retryAfterMs of [1, 400, 7_000]) {
+  test(`a message is sent again after a wait of ${retryAfterMs} ms, even if the timer fires early`, async () => {
+    const result = rateLimited(retryAfterMs, true);
+    await result.world.pass(60_000);
+    const [first, second, ...others] = result.sent;
+    assert.deepEqual(others, []);
+    const waited = second! - first!;
+    assert.ok(waited >= retryAfterMs && waited <= retryAfterMs + 20, `${waited} ms`);
+    assert.ok(result.timers < 100, `${result.timers} timers`);
+  });
+}
+
+test("a wait that ends without a connection starts no timers", async () => {
+  const result = rateLimited(400, false);
+  await result.world.pass(60_000);
+  assert.equal(result.sent.length, 1);
+  assert.ok(result.timers < 200, `${result.timers} timers`);
+});
+
 test("an item expires by the clock of the server", async () => {
   for (const aheadMs of [-7_200_000, 7_200_000]) {
     const world = new World({ locks: true, freezeEvent: true, aheadMs });
