@@ -66,7 +66,7 @@ class Receiver:
                 else:
                     heapq.heappush(due, (now_s + retry_delay_s(DOWN, call.tries), next(numbers), call, None))
                 continue
-            event = WebhookEvent(WebhookEventType.DISMISSED, call.uid, call.item, "news", NOW_US, 7)
+            event = WebhookEvent(WebhookEventType.DISMISSED, call.uid, call.item, "news", NOW_US, 7, NOW_US)
             [intent] = webhook_intents([event], [webhook], self.clock.now_us())
             call.decisions += 1
             match await self.decider.decide(intent, self.clock.now_us()):

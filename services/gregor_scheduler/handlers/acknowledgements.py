@@ -15,11 +15,11 @@ from gregor.core.items.sync import Delta, Full, StoredItem, View, cursor_for
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.acknowledged_views import readable_view, shows_category
 from gregor.core.notify.intents import WEBHOOK, Intent
-from gregor.core.notify.webhook_events import WebhookEvent, WebhookEventType, webhook_intents
+from gregor.core.notify.webhook_events import WebhookEvent, WebhookEventType
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import SchedulerContext
 
-from .publishing import publish_intents
+from .publishing import event_intents, publish_intents
 
 MAX_ITEMS: Final = 64
 """Items whose events are looked up, planned and published together. Other users are served in between."""
@@ -76,7 +76,7 @@ async def _publish(context: SchedulerContext, uid: str, work: DueWork, items: Se
         acknowledged = [each for each in items[start : start + MAX_ITEMS] if _is_acknowledged(each, work)]
         if not acknowledged:
             continue
-        intents = _intents(context, uid, work, acknowledged)
+        intents = await event_intents(context, _events(uid, work, acknowledged))
         unknown = await context.store.ledger.unknown(intents)
         new = [each for each in intents if each in unknown or each.key in unpublished]
         if not new:
@@ -90,12 +90,13 @@ async def _publish(context: SchedulerContext, uid: str, work: DueWork, items: Se
     return CompletedWork(work)
 
 
-def _intents(context: SchedulerContext, uid: str, work: DueWork, items: Sequence[StoredItem]) -> list[Intent]:
-    events = [
-        WebhookEvent(WebhookEventType.ACKED, uid, item.id, item.category, work.at_us, item.seq, device=work.name)
+def _events(uid: str, work: DueWork, items: Sequence[StoredItem]) -> list[WebhookEvent]:
+    return [
+        WebhookEvent(
+            WebhookEventType.ACKED, uid, item.id, item.category, work.at_us, item.seq, item.created_us, device=work.name
+        )
         for item in items
     ]
-    return webhook_intents(events, context.webhooks.current, context.clock.now_us())
 
 
 async def _publish_new(context: SchedulerContext, uid: str, work: DueWork, intents: Sequence[Intent]) -> CompletedWork:

@@ -10,6 +10,7 @@ from typing import Final
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import WEBHOOK, Intent
 from gregor.core.notify.ledger import DeliveryState
+from gregor.core.notify.webhook_events import WebhookEvent, webhook_intents
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor.tracing import names
 from gregor.tracing.tracer import NOT_SAMPLED, SpanKind
@@ -17,6 +18,21 @@ from gregor_scheduler.context import SchedulerContext
 
 SPREAD_US: Final = 600 * SECOND_US
 """Postponed work is retried at a random moment within this time."""
+
+
+async def event_intents(context: SchedulerContext, events: Sequence[WebhookEvent]) -> list[Intent]:
+    """Return the intents of events, for all webhooks that want them.
+
+    An event that is in the ledger with its key of an earlier release keeps that key: it is published once.
+    """
+    webhooks, now_us = context.webhooks.current, context.clock.now_us()
+    intents = webhook_intents(events, webhooks, now_us)
+    if not intents:
+        return []
+    # A deleted user has no ledger, so these are events of the same life.
+    earlier = webhook_intents(events, webhooks, now_us, has_earlier_keys=True)
+    unknown = set(await context.store.ledger.unknown(earlier))
+    return [new if old in unknown else old for new, old in zip(intents, earlier, strict=True)]
 
 
 async def publish_intents(

@@ -10,11 +10,11 @@ from gregor.core.items.sync import View
 from gregor.core.messages.model import RemovalReason
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryState, delivery_key
-from gregor.core.notify.webhook_events import DeliveryReport, WebhookEvent, WebhookEventType, webhook_intents
+from gregor.core.notify.webhook_events import DeliveryReport, WebhookEvent, WebhookEventType
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
 from gregor_scheduler.context import SchedulerContext
 
-from .publishing import publish_intents
+from .publishing import event_intents, publish_intents
 
 _OUTCOMES: Final = {
     DeliveryState.SENT: WebhookEventType.SENT,
@@ -40,7 +40,7 @@ async def _intents(context: SchedulerContext, uid: str, work: DueWork) -> list[I
             events = await _delivered(context, uid, work)
         case _:
             events = _removed(uid, work)
-    return webhook_intents(events, context.webhooks.current, context.clock.now_us())
+    return await event_intents(context, events)
 
 
 def _removed(uid: str, work: DueWork) -> Sequence[WebhookEvent]:
@@ -56,6 +56,7 @@ def _removed(uid: str, work: DueWork) -> Sequence[WebhookEvent]:
             item.category,
             removal.at_us,
             removal.seq,
+            removal.at_us,
             device=removal.device,
             reason=removal.reason.wire_name,
             for_device=item.for_device,
@@ -81,6 +82,7 @@ async def _delivered(context: SchedulerContext, uid: str, work: DueWork) -> Sequ
             None if entry is None else entry.category,
             history.last_us,
             intent.seq,
+            history.planned_us,
             device=intent.device or None,
             reason=history.reason,
             report=DeliveryReport(intent.channel, intent.kind.value, intent.n, record.n, status),

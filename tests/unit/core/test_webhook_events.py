@@ -23,7 +23,7 @@ from gregor.core.notify.webhook_events import (
 NOW_US = 1_457_056_447_250_000
 ALL = Webhook("wh_all", "https://a.example/", (("whsec_A", None),))
 GONE = WebhookEvent(
-    WebhookEventType.DISMISSED, "alice", "aa", "user.joined", NOW_US, 7, device="phone", reason="dismissed"
+    WebhookEventType.DISMISSED, "alice", "aa", "user.joined", NOW_US, 7, NOW_US, device="phone", reason="dismissed"
 )
 SENT = replace(GONE, type=WebhookEventType.SENT, reason=None, report=DeliveryReport("apns", "item", 0, 1, "200"))
 
@@ -91,6 +91,7 @@ def test_unknown_category_goes_to_unfiltered_webhooks() -> None:
         replace(GONE, device="tablet"),
         replace(GONE, device=None),
         replace(GONE, seq=8),
+        replace(GONE, cause_us=NOW_US + 1),  # of a user who was deleted and created again
         SENT,
         replace(SENT, report=DeliveryReport("apns", "remind", 0, 1, "200")),
         replace(SENT, report=DeliveryReport("apns", "item", 0, 2, "200")),
@@ -106,6 +107,20 @@ def test_repeated_event_keeps_its_id(at_us: int, category: str | None) -> None:
     again = replace(GONE, at_us=at_us, category=category, for_device="phone")
 
     assert again.key_for("wh_a") == GONE.key_for("wh_a")
+
+
+@given(st.integers(0, NOW_US * 2), st.integers(0, NOW_US * 2))
+def test_two_lives_of_a_user_share_no_id(first_us: int, second_us: int) -> None:
+    first, second = replace(GONE, cause_us=first_us), replace(GONE, cause_us=second_us)
+
+    assert (first.key_for("wh_a") == second.key_for("wh_a")) == (first_us == second_us)
+    assert first.earlier_key_for("wh_a") == second.earlier_key_for("wh_a") != first.key_for("wh_a")
+
+
+def test_earlier_key_is_that_of_earlier_releases() -> None:
+    """An event that an earlier release planned is found by it."""
+    assert GONE.earlier_key_for("wh_a") == "gjjpsszdnduzbz47w2zyqbf4"
+    assert SENT.earlier_key_for("wh_a") == "p64fhjyailg57f2yt5z4ydwm"
 
 
 def test_secrets_sign_until_they_expire() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryState
+from gregor.core.notify.webhook_events import Webhook, WebhookEvent, WebhookEventType, webhook_intents
 from gregor.reference.store import MemoryQueueReader
 from gregor.store.contract.store import Unavailable
 from gregor_delivery.attempt import BUSY_RETRY_S, attempt
@@ -113,6 +114,26 @@ async def test_new_user_with_the_same_id_is_kept(harness: DeliveryHarness) -> No
     assert await ForgottenUserPurger(harness.store, queue, harness.clock).purge() == 1
     assert list(queue.waiting()) == [new]
     assert (await harness.entry("new")).state is DeliveryState.PLANNED
+
+
+async def test_event_of_a_deleted_user_is_purged_although_the_new_user_has_the_same(harness: DeliveryHarness) -> None:
+    """Before, the event of the deleted user was sent, with its data, instead of that of the new user."""
+
+    async def dismissal(category: str, at_us: int) -> Intent:
+        await harness.create("a", category=category)
+        event = WebhookEvent(WebhookEventType.DISMISSED, "alice", "a", category, at_us, 2, at_us)
+        [intent] = webhook_intents([event], [Webhook("wh_a", "https://a.example/", ())], at_us)
+        await harness.store.ledger.plan([intent], DeliveryState.PLANNED, None, at_us)
+        return intent
+
+    queue = MemoryQueueReader(lambda: 0.0)
+    old = await dismissal("news.old", NOW_US)
+    await harness.store.users.delete_user("alice", NOW_US)
+    new = await dismissal("news.new", NOW_US + SECOND_US)
+    await queue.enqueue([old, new], NOW_US + HOUR_US)
+
+    assert await ForgottenUserPurger(harness.store, queue, harness.clock).purge() == 1
+    assert list(queue.waiting()) == [new]
 
 
 async def test_worker_purges_its_queue(harness: DeliveryHarness) -> None:

@@ -36,7 +36,9 @@ from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
 from tests.support.builders import LIMITS, NOW_US, creating
 from tests.support.wait import wait_until
 
-GONE = WebhookEvent(WebhookEventType.DISMISSED, "alice", "a", "news", NOW_US, 7, device="phone", reason="dismissed")
+GONE = WebhookEvent(
+    WebhookEventType.DISMISSED, "alice", "a", "news", NOW_US, 7, NOW_US, device="phone", reason="dismissed"
+)
 DEADLINE_S = 5.0
 
 

@@ -85,7 +85,7 @@ async def test_dead_letter_has_uid_time_and_delivery(api: Api) -> None:
 async def test_dead_webhook_call_names_the_webhook(api: Api) -> None:
     webhook = Webhook("wh_a", "https://a.example/", (("whsec_A", None),))
     [intent] = webhook_intents(
-        [WebhookEvent(WebhookEventType.ACKED, "alice", "a", "news", NOW_US, 7)], [webhook], NOW_US
+        [WebhookEvent(WebhookEventType.ACKED, "alice", "a", "news", NOW_US, 7, NOW_US)], [webhook], NOW_US
     )
     await make_dead_letter(api, intent, "budget")
 

@@ -76,7 +76,7 @@ async def test_deliveries_are_listed_newest_item_first(api: Api) -> None:
 async def test_webhook_delivery_has_its_webhook_id(api: Api) -> None:
     webhook = Webhook("wh_a", "https://a.example/", (("whsec_A", None),))
     [intent] = webhook_intents(
-        [WebhookEvent(WebhookEventType.ACKED, "alice", "a", "news", NOW_US, 7)], [webhook], NOW_US
+        [WebhookEvent(WebhookEventType.ACKED, "alice", "a", "news", NOW_US, 7, NOW_US)], [webhook], NOW_US
     )
     await api.store.ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)
 

@@ -95,6 +95,8 @@ class DeliveryReport:
 class WebhookEvent:
     """One event of an item. ``category``: None if it is unknown by now. ``seq``: the cause in the user's state.
 
+    ``cause_us``: the time of the cause, as stored with ``seq``: of the removal or hiding, of the creation of an
+    acknowledged item, or of the planning of a delivery. A deleted user who is created again counts ``seq`` from 1.
     ``device``: the device that acted or is concerned; None if no device acted, or all are concerned.
     """
 
@@ -104,6 +106,7 @@ class WebhookEvent:
     category: str | None
     at_us: int
     seq: int
+    cause_us: int
     device: str | None = None
     reason: str | None = None
     for_device: str | None = None
@@ -126,10 +129,20 @@ class WebhookEvent:
         return msgspec.json.encode({"type": self.type.value, "timestamp": _iso(self.at_us), "data": data}).decode()
 
     def key_for(self, webhook: str) -> str:
-        """Return the key of the event at one webhook. It is the same however often the event is generated."""
+        """Return the key of the event at one webhook. It is the same however often the event is generated.
+
+        Two lives of a user, who was deleted and created again, share no key.
+        """
+        return self._key(webhook, str(self.cause_us))
+
+    def earlier_key_for(self, webhook: str) -> str:
+        """Return the key in earlier releases, which two lives of a user may share."""
+        return self._key(webhook)
+
+    def _key(self, webhook: str, *life: str) -> str:
         report = self.report
         cause = () if report is None else (report.channel, report.intent, str(report.n), str(report.attempts))
-        parts = (webhook, self.type.value, self.uid, self.item, self.device or "", str(self.seq), *cause)
+        parts = (webhook, self.type.value, self.uid, self.item, self.device or "", str(self.seq), *cause, *life)
         digest = hashlib.sha256("\0".join(parts).encode()).digest()[:_KEY_BYTES]
         return b32encode(digest).decode().lower()
 
@@ -148,16 +161,19 @@ class _EventBody(msgspec.Struct):
 # ---- intents
 
 
-def webhook_intents(events: Iterable[WebhookEvent], webhooks: Iterable[Webhook], now_us: int) -> list[Intent]:
+def webhook_intents(
+    events: Iterable[WebhookEvent], webhooks: Iterable[Webhook], now_us: int, *, has_earlier_keys: bool = False
+) -> list[Intent]:
     """Return the intents to enqueue: one for each event and each webhook that wants it."""
     known = tuple(webhooks)
+    key_for = WebhookEvent.earlier_key_for if has_earlier_keys else WebhookEvent.key_for
     return [
         Intent(
             uid=event.uid,
             item=event.item,
             kind=IntentKind.EVENT,
             channel=WEBHOOK,
-            device=f"{webhook.id}:{event.key_for(webhook.id)}",
+            device=f"{webhook.id}:{key_for(event, webhook.id)}",
             seq=event.seq,
             at_us=now_us,
             event=event.body(),
