@@ -795,6 +795,17 @@ async def test_tickets_of_a_user_are_bounded_in_bytes(make_store: MakeStore) -> 
     assert await valid(store, [first, *texts, over]) == [0, 2, 3]  # a device removes its own tickets first
 
 
+async def test_large_ticket_removes_the_oldest_of_its_user(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, ticket_bytes=11_000))
+    small, large = Ticket("alice", "desk", False, ("x" * 2_000,), None), Ticket("alice", "phone", False, None, None)
+    own = await store.access.create_ticket(large, NOW_US, SECOND_US)
+    texts = [await store.access.create_ticket(small, NOW_US, SECOND_US) for _ in range(4)]
+
+    over = await store.access.create_ticket(replace(large, systems=("y" * 4_000,)), NOW_US, SECOND_US)
+
+    assert await valid(store, [own, *texts, over]) == [3, 4, 5]
+
+
 async def test_expired_tickets_count_no_more(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, tickets=1))
     ticket = Ticket("alice", "phone", False, None, None)

@@ -44,7 +44,7 @@ async def left_after(api: Api, step_ms: int, method: str, path: str, **options: 
         ("GET", "/v1/users/alice/items/none", {}),
         ("GET", f"{STATE}?at=soon", {}),
         ("PUT", "/v1/users/alice/preferences", {"content": b"{", "headers": {"Content-Type": "application/json"}}),
-        ("POST", "/v1/tickets", {}),
+        ("POST", "/v1/tickets", {"content": b"{", "headers": {"Content-Type": "application/json"}}),
     ],
 )
 async def test_request_that_cost_more_is_charged_afterwards(api: Api, method: str, path: str, options: Any) -> None:

@@ -10,7 +10,7 @@ from gregor.core.errors import Problem, field_problem
 from gregor.core.ids import BACKEND, intersect, normalize_prefixes
 from gregor.store.contract.access import Ticket
 from gregor_ingest.auth.actor import Actor
-from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute, parse_category_filter
+from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute, parse_category_filter
 from gregor_ingest.request import BODY_ERRORS, SMALL_BODY_BYTES, read_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.schemas.fields import json_time
@@ -21,6 +21,8 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["tickets"])
 
 LIFETIME_US: Final = 30_000_000
 """How long a ticket is valid: the time between creating it and opening the stream."""
+# The script reads all tickets of the user.
+_WEIGHT: Final = 1
 _EXAMPLE: Final = {"ticket": "…", "expires": 1457056477}
 
 
@@ -35,10 +37,13 @@ _EXAMPLE: Final = {"ticket": "…", "expires": 1457056477}
     openapi_extra=request_body(CreateTicket, {"category_prefix": "user"}, is_required=False),
     response_class=Response,
 )
-async def create_ticket(request: Request, context: Context, actor: CurrentActor) -> Response:
+async def create_ticket(
+    request: Request, context: Context, actor: CurrentActor, limiter: CurrentReadLimiter
+) -> Response:
     """A ticket opens one stream of one user, device and view, within 30 seconds. A key gets one for an observer."""
     body = await read_model(request, context, CreateTicket, empty={}, max_bytes=SMALL_BODY_BYTES)
     ticket = _observer_ticket(body, actor) if actor.caller is None else _device_ticket(body, actor)
+    await limiter.charge(_WEIGHT)
     now_us = context.clock.now_us()
     text = await context.store.access.create_ticket(ticket, now_us, LIFETIME_US)
     response = TicketResponse(ticket=text, expires=json_time(now_us + LIFETIME_US))
