@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from operator import itemgetter
@@ -43,8 +43,10 @@ from gregor_delivery.throttle.paced_users import PacedUsers
 from .decision import AlreadySent, ClaimFirst, Postpone, SendDecision, SendNow, Skip
 from .mail_rendering import render_mail
 
-MAX_DELIVERIES: Final = 100
-"""Deliveries that one mail covers, the oldest first; the rest waits for the next mail."""
+MAX_ITEMS: Final = 100
+"""Items that one mail covers, those that wait longest first; the rest waits for the next mail."""
+MAX_DELIVERIES: Final = 2_000
+"""Deliveries of these items that one mail covers. An item has one delivery, and one for each of up to 16 reminders."""
 BYTES_IN_LOOP: Final = 8_192
 """Bytes of items above which a mail is rendered in a thread: 66 items of 16 KB took 0.15 s."""
 MAX_BYTES: Final = 262_144
@@ -135,7 +137,7 @@ class MailDecider:
         elif _is_separate(claimed):
             companions = self._part_of_rejected_mail(intent, claimed.history, context)
         else:
-            companions = _within_bytes(intent, self._waiting_companions(intent, context), context)
+            companions = self._waiting_companions(intent, context)
         item, _ = context.items[intent.item]
         return SendNow(
             compose=lambda others: self._build(context, intent, others, name or _mail_name((intent, *others))),
@@ -217,7 +219,22 @@ class MailDecider:
     # --- companions: other deliveries that the same mail covers ---
 
     def _waiting_companions(self, intent: Intent, context: _MailContext) -> Iterator[Intent]:
-        """Yield everything else that waits, the oldest first: queued deliveries, then items before their time."""
+        """Yield the other deliveries that wait, of as many items as fit, the items that wait longest first."""
+        covered, left = {intent.item}, MAX_BYTES - len(context.items[intent.item][0].json)
+        for each in self._by_age(context):
+            if each.key == intent.key or (each.item not in covered and (left <= 0 or len(covered) >= MAX_ITEMS)):
+                continue
+            if not self._may_cover(each, context):
+                continue
+            if each.item not in covered:
+                left -= len(context.items[each.item][0].json)
+                if left < 0:
+                    continue
+                covered.add(each.item)
+            yield each
+
+    def _by_age(self, context: _MailContext) -> Iterator[Intent]:
+        """Yield everything that waits, the oldest first: queued deliveries, then items before their time."""
         known = {each.intent.key for each in context.records}
         free = (each for each in context.records if _is_free(each, context.now_us) and not _is_separate(each))
         waiting = [(each.history.begun_us, each.history.seq, _since_planned(each)) for each in free]
@@ -230,7 +247,7 @@ class MailDecider:
                     waiting.append((timer_us, item.seq, timed))
         # By age, because a sender of many newer items could otherwise delay the mails of other senders for hours.
         waiting.sort(key=itemgetter(0, 1))
-        return (each for _, _, each in waiting if each.key != intent.key and self._may_cover(each, context))
+        return (each for _, _, each in waiting)
 
     def _companions_of_mail(self, intent: Intent, name: str | None, context: _MailContext) -> Iterator[Intent]:
         """Yield the deliveries that the mail of that name covered and that are still to be delivered."""
@@ -240,7 +257,7 @@ class MailDecider:
     def _part_of_rejected_mail(
         self, intent: Intent, history: DeliveryHistory, context: _MailContext
     ) -> Iterator[Intent]:
-        """Yield half of the deliveries of a mail that the relay rejected; if some have left it, all others.
+        """Yield the deliveries of half of the items of a mail that the relay rejected; if some have left it, all others.
 
         Always fewer than before: a rejected mail is not sent again. If its last attempt failed for another reason, such
         as a lost connection, the same mail is sent again.
@@ -249,7 +266,9 @@ class MailDecider:
         left = list(self._companions_of_mail(intent, history.mail, replace(context, records=separate)))
         last = history.attempts[-1]
         is_rejected = is_about_content(last.status, last.detail) and _mail_name((intent, *left)) == history.mail
-        return islice(left, len(left) // 2 if is_rejected else None)
+        others = list(dict.fromkeys(each.item for each in left if each.item != intent.item))
+        part = {intent.item, *others[: len(others) // 2 if is_rejected else None]}
+        return (each for each in left if each.item in part)
 
     def _may_cover(self, intent: Intent, context: _MailContext) -> bool:
         if intent.item not in context.items or self._skip_reason(intent, context) is not None:
@@ -288,16 +307,6 @@ def _covered_items(context: _MailContext, intent: Intent, others: Sequence[Inten
 
 def _item_bytes(context: _MailContext, intent: Intent, others: Sequence[Intent]) -> int:
     return sum(len(item.json) for item in _covered_items(context, intent, others))
-
-
-def _within_bytes(intent: Intent, companions: Iterable[Intent], context: _MailContext) -> Iterator[Intent]:
-    """Yield the first companions whose items, with that of the intent, have at most `MAX_BYTES`."""
-    left = MAX_BYTES - len(context.items[intent.item][0].json)
-    for each in companions:
-        left -= len(context.items[each.item][0].json)
-        if left < 0:
-            return
-        yield each
 
 
 def _is_separate(record: DeliveryRecord) -> bool:

@@ -22,7 +22,8 @@ from gregor.store.contract.store import Unavailable
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.smtp.channel import mail_deadline_s
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown
-from gregor_delivery.decide.mail import BYTES_IN_LOOP, MAX_BYTES, MailDecider
+from gregor_delivery.decide import mail
+from gregor_delivery.decide.mail import BYTES_IN_LOOP, MAX_BYTES, MAX_ITEMS, MailDecider
 from gregor_delivery.decide.mail_rendering import MAX_LISTED_LINK, MAX_LISTED_TEXT
 from tests.support.builders import NOW_US, SECOND_US
 from tests.support.wait import wait_until
@@ -111,6 +112,38 @@ async def test_mail_covers_at_most_a_hundred_items(harness: DeliveryHarness) -> 
     assert sorted(len(items_of_mail(harness, n)) for n in range(2)) == [30, 100]
     assert len(harness.relay.mails) == 2
     assert len({*items_of_mail(harness, 0), *items_of_mail(harness, 1)}) == 130
+
+
+async def test_reminders_do_not_count_as_items_of_a_mail(harness: DeliveryHarness) -> None:
+    """With 16 reminders for each item, an e-mail covered six items, and 1,900 items took 320 e-mails."""
+    for start in range(0, 130, 65):
+        await harness.create(*(f"i{n:03}" for n in range(start, start + 65)), remind_at=["+58", "+59"])
+
+    await harness.pass_time(90, 60)
+
+    assert [len(items_of_mail(harness, n)) for n in range(len(harness.relay.mails))] == [MAX_ITEMS, 30]
+    states = [each.state for n in range(130) for each in await harness.entries(f"i{n:03}")]
+    assert states == [DeliveryState.SENT] * 130 * 3
+
+
+async def test_deliveries_of_a_mail_are_bounded(harness: DeliveryHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes several steps in Redis. A higher limit of reminders must not make a mail endless."""
+    monkeypatch.setattr(mail, "MAX_DELIVERIES", 5)
+    await harness.create("a", "b", "c", remind_at=["+58", "+59"])
+
+    await harness.pass_time(60, 60)
+    assert len(items_of_mail(harness, 0)) == 3
+    states = [each.state for name in "abc" for each in await harness.entries(name)]
+    assert len(harness.relay.mails) == 2 and states == [DeliveryState.SENT] * 9
+
+
+async def test_item_counts_once_for_the_size_of_a_mail(harness: DeliveryHarness) -> None:
+    fields = {"remind_at": ["+58", "+59"], "body": {"filler": "x" * 16_000}}
+    await harness.create(*(f"i{n}" for n in range(MAX_BYTES // 20_000)), **fields)
+
+    await harness.pass_time(60, 60)
+
+    assert len(harness.relay.mails) == 1
 
 
 async def test_mail_has_a_bounded_size() -> None:

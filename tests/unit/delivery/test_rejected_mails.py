@@ -111,6 +111,18 @@ async def test_item_with_a_reminder_is_rejected_once(harness: DeliveryHarness) -
     assert len(harness.relay.mails) == 1
 
 
+async def test_division_separates_items_not_their_deliveries(harness: DeliveryHarness) -> None:
+    reject(harness, REJECTIONS[0], "bad")
+    await harness.create("a", "b", "bad", remind_at=["+58", "+59"])
+
+    await harness.pass_time(180, 60)
+
+    accepted = [item for mail in harness.relay.mails for item in items_of(mail) if "bad" not in items_of(mail)]
+    assert sorted(accepted) == ["a", "b"], "each item is mailed once"
+    states = {name: {each.state.wire_name for each in await harness.entries(name)} for name in ("a", "b", "bad")}
+    assert states == {"a": {"sent"}, "b": {"sent"}, "bad": {"dead"}}
+
+
 async def test_rejected_mails_leave_the_budget_to_others(harness: DeliveryHarness) -> None:
     """A rejected mail reaches no user. If it counted, 200 such items would delay another mail by an hour and a half."""
     budget = mail_budget(4)
