@@ -257,7 +257,7 @@ class MailDecider:
     def _part_of_rejected_mail(
         self, intent: Intent, history: DeliveryHistory, context: _MailContext
     ) -> Iterator[Intent]:
-        """Yield the deliveries of half of the items of a mail that the relay rejected; if some have left it, all others.
+        """Yield the deliveries of half of the items of a mail that the relay rejected; of all items if some have left.
 
         Always fewer than before: a rejected mail is not sent again. If its last attempt failed for another reason, such
         as a lost connection, the same mail is sent again.
