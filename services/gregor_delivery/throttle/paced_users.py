@@ -39,6 +39,11 @@ class PacedUsers:
             return self._turns_of(uid).next_s(1 / self._rate, LONGEST_WAIT_S, now_s)
         return 0.0
 
+    def charge(self, uid: str, steps: int, now_s: float) -> None:
+        """Count further steps that were taken: the next calls of the user wait longer."""
+        if steps > 0:
+            self._steps.charge((Bucket(uid, self._rate, self._burst),), steps, round(now_s * SECOND_US))
+
     def _turns_of(self, uid: str) -> Turns:
         turns = self._turns.pop(uid, None)
         if turns is None and len(self._turns) >= MAX_LOCAL:
