@@ -1,7 +1,99 @@
 """TLS contexts of clients, with the system's certificate authorities or with those of a file."""
 
+from __future__ import annotations
+
 import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from .bounded_streams import MAX_TLS_WORK, READ_BYTES
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+MAX_TLS_OVERHEAD: Final = 32_768
+"""Encrypted bytes without content that a peer may send after the handshake. OpenSSL takes 16 µs for a key update of 27.
+
+The start of a record counts until the record is complete: up to 16 KiB.
+"""
+WRITE_OVERHEAD: Final = 64
+"""Each write allows as many further bytes of overhead as it has, and these. A short reply has 22 to 85 of overhead."""
+
+_T = TypeVar("_T")
+
+
+class TlsLimitExceeded(ssl.SSLError):
+    """A TLS handshake exceeds `MAX_TLS_WORK`, or a connection `MAX_TLS_OVERHEAD`. The event loop closes it."""
+
+
+class BoundedSslObject(ssl.SSLObject):
+    """One TLS connection, in memory. It bounds the encrypted bytes that contain no bytes of a response.
+
+    OpenSSL handles all session tickets and key updates that have arrived in one call, and uvloop reads up to 8 MiB of
+    them in one turn of its loop. Here, OpenSSL gets the bytes in parts of `READ_BYTES`, until the limit.
+    """
+
+    _arrived: ssl.MemoryBIO
+    _incoming: ssl.MemoryBIO
+    _left: int
+
+    @classmethod
+    def _create(cls, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any) -> Self:
+        # `SSLContext.wrap_bio` calls this method. Only here is the buffer of the event loop available.
+        inner = ssl.MemoryBIO()
+        made: Self = super()._create(inner, outgoing, *args, **options)  # type: ignore[misc]
+        made._arrived, made._incoming, made._left = incoming, inner, MAX_TLS_WORK
+        return made
+
+    def do_handshake(self) -> None:
+        """Continue the handshake. Raises `TlsLimitExceeded`."""
+        self._feed(super().do_handshake)
+        self._left = MAX_TLS_OVERHEAD
+
+    def read(self, size: int = 1_024, buffer: WriteableBuffer | None = None) -> Any:
+        """Return decrypted bytes, or their number if there is a buffer. Raises `TlsLimitExceeded`."""
+        read = super().read
+        content = self._feed(lambda: read(size) if buffer is None else read(size, buffer))
+        # Bytes of content are not overhead: only the other bytes of their records remain counted.
+        self._refill(content if isinstance(content, int) else len(content))
+        return content
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Encrypt bytes. The response to them may have as much overhead."""
+        write = super().write
+        written = self._feed(lambda: write(data))
+        self._refill(written + WRITE_OVERHEAD)
+        return written
+
+    def unwrap(self) -> None:
+        """Continue to close the connection. Raises `TlsLimitExceeded`."""
+        self._feed(super().unwrap)
+
+    def _refill(self, size: int) -> None:
+        self._left = min(self._left + size, MAX_TLS_OVERHEAD)
+
+    def _feed(self, call: Callable[[], _T]) -> _T:
+        """Call OpenSSL, and pass on the next part of the bytes that have arrived as long as it waits for more."""
+        while True:
+            try:
+                return call()
+            except ssl.SSLWantReadError:
+                if part := self._arrived.read(READ_BYTES):
+                    self._incoming.write(part)
+                elif self._arrived.eof and not self._incoming.eof:
+                    self._incoming.write_eof()
+                else:
+                    raise
+            self._left -= len(part)
+            if self._left < 0:
+                raise TlsLimitExceeded("TLS: too many encrypted bytes without content")
+
+
+def bounded(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Make the new connections of a context `BoundedSslObject`, and return the context."""
+    context.sslobject_class = BoundedSslObject
+    return context
 
 
 def client_context(ca_file: Path | None) -> ssl.SSLContext:

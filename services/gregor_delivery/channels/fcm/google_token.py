@@ -17,6 +17,7 @@ from typing import Any, Final, TypeGuard, cast
 import google.auth.credentials
 import google.auth.exceptions
 import google.auth.transport
+import httpcore
 import httpx
 import msgspec
 from google.auth import identity_pool
@@ -24,6 +25,7 @@ from google.oauth2 import service_account
 
 from gregor.clock import Clock
 from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong, compression_fault, read_bounded
+from gregor_delivery.channels.bounded_streams import BoundedBackend
 from gregor_delivery.channels.verdict import clean
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
@@ -31,8 +33,8 @@ RENEW_BEFORE_S: Final = 300.0
 """A token is renewed this long before it expires, while sends still use it; Google's libraries use 225 s."""
 FETCH_TIMEOUT_S: Final = 10.0
 """Timeout of a request to the token endpoint, and of reading its answer."""
-MAX_ANSWER_BYTES: Final = 65_536
-"""Limit of an answer of the token endpoint; a longer one is an error."""
+MAX_ANSWER_BYTES: Final = 32_768
+"""Limit of an answer of the token endpoint; a longer one is an error. `bounded_streams` limits the whole response."""
 DEFAULT_LIFETIME_S: Final = 1_800.0
 """Assumed if the endpoint does not state a lifetime; pyfcm renews as often."""
 
@@ -88,7 +90,7 @@ class AccessToken:
     def __init__(self, credentials: Credentials, clock: Clock) -> None:
         self._credentials = credentials
         self._clock = clock
-        self._client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=False, headers=UNCOMPRESSED)
+        self._client = _bounded_client()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="google-token")
         self._fetch: asyncio.Task[str] | None = None
         self._token: str | None = None
@@ -174,6 +176,16 @@ class _TemporaryFailure(Exception):
     """The endpoint is unreachable or overloaded. Not a google-auth exception: google-auth retries some of those."""
 
 
+def _bounded_client() -> httpx.AsyncClient:
+    """Return a client whose connections, also those to a proxy, bound the work for a response."""
+    client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=False, headers=UNCOMPRESSED)
+    # httpx has no public parameter for the backend. Another transport would ignore HTTPS_PROXY.
+    for each in (client._transport, *client._mounts.values()):
+        if isinstance(each, httpx.AsyncHTTPTransport):
+            each._pool._network_backend = BoundedBackend(httpcore.AnyIOBackend())
+    return client
+
+
 class _Response(google.auth.transport.Response):
     """A response of httpx with the interface of google-auth."""
 
@@ -228,7 +240,8 @@ class _Transport(google.auth.transport.Request):
         except ResponseTooLong:
             raise _TemporaryFailure(f"its answer is longer than {MAX_ANSWER_BYTES} bytes") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _TemporaryFailure(type(error).__name__) from None
+            # The cause is an exception of httpcore, with the same name, or `ResponseLimitExceeded`.
+            raise _TemporaryFailure(type(error.__cause__ or error).__name__) from None
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise _TemporaryFailure(f"it answered {response.status_code}")
         return _Response(response, answer)
