@@ -29,7 +29,7 @@ async def event_intents(context: SchedulerContext, events: Sequence[WebhookEvent
     intents = webhook_intents(events, webhooks, now_us)
     if not intents:
         return []
-    # A deleted user has no ledger, so these are events of the same life.
+    # The ledger is deleted with its user, so these events are not of a deleted user with the same id.
     earlier = webhook_intents(events, webhooks, now_us, has_earlier_keys=True)
     unknown = set(await context.store.ledger.unknown(earlier))
     return [new if old in unknown else old for new, old in zip(intents, earlier, strict=True)]

@@ -110,7 +110,7 @@ def test_repeated_event_keeps_its_id(at_us: int, category: str | None) -> None:
 
 
 @given(st.integers(0, NOW_US * 2), st.integers(0, NOW_US * 2))
-def test_two_lives_of_a_user_share_no_id(first_us: int, second_us: int) -> None:
+def test_events_of_different_times_have_different_keys(first_us: int, second_us: int) -> None:
     first, second = replace(GONE, cause_us=first_us), replace(GONE, cause_us=second_us)
 
     assert (first.key_for("wh_a") == second.key_for("wh_a")) == (first_us == second_us)

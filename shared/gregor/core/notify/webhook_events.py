@@ -131,12 +131,12 @@ class WebhookEvent:
     def key_for(self, webhook: str) -> str:
         """Return the key of the event at one webhook. It is the same however often the event is generated.
 
-        Two lives of a user, who was deleted and created again, share no key.
+        The events of a user who was deleted and created again have other keys.
         """
         return self._key(webhook, str(self.cause_us))
 
     def earlier_key_for(self, webhook: str) -> str:
-        """Return the key in earlier releases, which two lives of a user may share."""
+        """Return the key in earlier releases. An event of a user who was created again may have the same one."""
         return self._key(webhook)
 
     def _key(self, webhook: str, *life: str) -> str:

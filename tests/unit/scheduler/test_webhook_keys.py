@@ -1,4 +1,4 @@
-"""Keys of webhook events: two lives of a user, repeated work, and events that an earlier release planned."""
+"""Keys of webhook events: users who are created again, repeated work, and events that an earlier release planned."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def keys_by_cause(harness: SchedulerHarness) -> dict[Cause, str]:
     return found
 
 
-async def live(harness: SchedulerHarness) -> dict[Cause, str]:
+async def cause_events(harness: SchedulerHarness) -> dict[Cause, str]:
     """Cause an event of each kind of work."""
     await harness.create("a")
     await harness.create("b", for_device="*")
@@ -46,15 +46,15 @@ async def live(harness: SchedulerHarness) -> dict[Cause, str]:
     return keys_by_cause(harness)
 
 
-async def test_two_lives_of_a_user_share_no_event() -> None:
-    """Before, a receiver that deduplicates dropped the events of the second life."""
+async def test_user_who_is_created_again_gets_new_event_keys() -> None:
+    """Before, a receiver that deduplicates dropped the events of the new user."""
     harness = await with_webhooks(ALL)
     harness.store.recorded_events.deliveries = True
-    first = await live(harness)
+    first = await cause_events(harness)
     await harness.store.users.delete_user("alice", harness.clock.now_us())
     await harness.advance(1)
 
-    second = await live(harness)
+    second = await cause_events(harness)
 
     assert {cause[0] for cause in first} == {"item.acked", "delivery.sent", "item.dismissed", "item.expired"}
     assert first.keys() == second.keys() and len(first) == 5
