@@ -218,7 +218,8 @@ async def _send_claimed(
     # The turn comes before the check of the time, because the claim must last until the provider responds.
     if permit.turn is not None and (wait_s := permit.turn.use(context.clock.monotonic())) > 0.0:
         await asyncio.sleep(wait_s)
-    if _is_too_old(context, started_s):  # put back, a companion that waits for its time would be due at once
+    if _is_too_old(context, started_s):
+        # Checked before companions are claimed: to put back one that is not due yet would make it due at once.
         return await _put_all_back(context, decision, [delivery])
     companions = await _claim_companions(context, decision, claim.folded)
     named = await _record_message_name(context, decision, [delivery, *companions])
@@ -226,7 +227,7 @@ async def _send_claimed(
         await _give_back(context, delivery.intent, decision.budget)
         return context.clock.now_us() + round(BUSY_RETRY_S * SECOND_US)
     if _is_too_old(context, started_s):
-        # Again, after the last call to the store: another worker may withdraw the push during such a call.
+        # Checked again after the last call to the store, because another worker may withdraw the push meanwhile.
         return await _put_all_back(context, decision, [delivery, *companions])
     try:
         message = await _compose(decision, [each.intent for each in companions])
@@ -236,13 +237,14 @@ async def _send_claimed(
         return await _put_all_back(context, decision, [delivery, *companions], INTERNAL_ERROR_RETRY_S)
     verdict = await _send(context, message, permit, decision)
     if not isinstance(verdict, Misconfigured):
-        # Without an attempt, the records keep the name of the mail of their last attempt: only that was rejected.
+        # A misconfiguration adds no attempt. The records then keep the mail name of their last attempt, because a
+        # rejection in that attempt is about that mail.
         delivery, *companions = named
     return await _record_verdict(context, delivery, decision, companions, verdict, started_s)
 
 
 def _is_too_old(context: DeliveryContext, started_s: float) -> bool:
-    """Return whether the process stalled: its state is old, and its lease may end before the provider responds."""
+    """Return whether the process stalled: its decision is out of date, and its lease may end before a response."""
     return context.clock.monotonic() - started_s > context.deadline_s
 
 

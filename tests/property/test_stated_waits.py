@@ -154,7 +154,7 @@ async def test_client_that_waits_as_stated_is_accepted(
 
 @pytest.mark.parametrize("name", ["array", "ndjson"])
 async def test_batch_of_more_heavy_lines_than_the_burst_is_accepted_in_parts(name: str) -> None:
-    """The texts of the lines used the whole burst, and no line could pay for its reminders."""
+    """Before, the texts of the lines used the whole burst, and no line could pay for its reminders."""
     async with Api() as api:
         categories = {"mail": {"title": "t", "remind_after": [f"{n + 1}h" for n in range(9)]}}
         await api.call("PUT", "/v1/categories", json={"categories": categories})

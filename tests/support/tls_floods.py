@@ -20,7 +20,7 @@ class TlsPair:
     """A client with its server. Both have completed the handshake, without session tickets."""
 
     def __init__(self, directory: Path, client: ssl.SSLContext) -> None:
-        """`client`: its class of connections is tested. The certificate of the server is added to its authorities."""
+        """`client`: the context whose connections are tested. The constructor makes it trust the server."""
         certificate = write_certificate(directory)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
@@ -51,13 +51,13 @@ def _continue_handshake(end: ssl.SSLObject) -> None:
 
 
 def _expand(secret: bytes, label: bytes, size: int) -> bytes:
-    """HKDF-Expand-Label of RFC 8446 §7.1."""
+    """Return HKDF-Expand-Label (RFC 8446 §7.1)."""
     info = struct.pack(">HB", size, len(label) + 6) + b"tls13 " + label + b"\x00"
     return HKDFExpand(SHA384(), size, info).derive(secret)
 
 
 def _key_update(secret: bytes) -> bytes:
-    """Return a record with `update_not_requested`. A key is used for one record, so its nonce is the IV."""
+    """Return a record with `update_not_requested`. Each key encrypts one record, so the nonce equals the IV."""
     head = struct.pack(">BHH", 23, 0x0303, KEY_UPDATE_BYTES - 5)
     content = b"\x18\x00\x00\x01\x00" + b"\x16"
     return head + AESGCM(_expand(secret, b"key", 32)).encrypt(_expand(secret, b"iv", 12), content, head)

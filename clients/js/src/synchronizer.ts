@@ -85,7 +85,7 @@ export class Synchronizer {
 
   /** The next moment at which `tick` has something to do, in Unix seconds; it may be past. */
   nextTick(): number {
-    // Also if `holdUntil` is past: timers fire up to 1 ms early, so the last `tick` may have been before it.
+    // `holdUntil` counts even if it is past: timers fire up to 1 ms early, so the last `tick` may have come too soon.
     return Math.min((this.synced && this.outbox.size && this.outbox.holdUntil) || Infinity, this._checkAt);
   }
 

@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 MAX_TLS_OVERHEAD: Final = 32_768
-"""Encrypted bytes without content that a peer may send after the handshake. OpenSSL takes 16 µs for a key update of 27.
+"""Encrypted bytes without content that a peer may send after the handshake.
 
-The start of a record counts until the record is complete: up to 16 KiB.
+OpenSSL takes 16 µs for a key update of 27 bytes. An incomplete record counts, too, until it is complete: up to 16 KiB.
 """
 WRITE_OVERHEAD: Final = 64
-"""Each write allows as many further bytes of overhead as it has, and these. A short reply has 22 to 85 of overhead."""
+"""Bytes of overhead that each write allows in addition to its own length. A short reply has 22 to 85."""
 
 _T = TypeVar("_T")
 
 
 class TlsLimitExceeded(ssl.SSLError):
-    """A TLS handshake exceeds `MAX_TLS_WORK`, or a connection `MAX_TLS_OVERHEAD`. The event loop closes it."""
+    """A handshake exceeded `MAX_TLS_WORK`, or a connection `MAX_TLS_OVERHEAD`. The event loop closes the connection."""
 
 
 class BoundedSslObject(ssl.SSLObject):
-    """One TLS connection, in memory. It bounds the encrypted bytes that contain no bytes of a response.
+    """A TLS connection that limits encrypted bytes without content, such as session tickets and key updates.
 
-    OpenSSL handles all session tickets and key updates that have arrived in one call, and uvloop reads up to 8 MiB of
-    them in one turn of its loop. Here, OpenSSL gets the bytes in parts of `READ_BYTES`, until the limit.
+    OpenSSL processes all of them that have arrived in one call, and uvloop reads up to 8 MiB in one iteration of the
+    event loop. This class passes the bytes to OpenSSL in parts of `READ_BYTES`, up to the limit.
     """
 
     _arrived: ssl.MemoryBIO
@@ -60,7 +60,7 @@ class BoundedSslObject(ssl.SSLObject):
         return content
 
     def write(self, data: ReadableBuffer) -> int:
-        """Encrypt bytes. The response to them may have as much overhead."""
+        """Encrypt bytes. Each write raises the overhead that the peer may send."""
         write = super().write
         written = self._feed(lambda: write(data))
         self._refill(written + WRITE_OVERHEAD)
@@ -74,7 +74,7 @@ class BoundedSslObject(ssl.SSLObject):
         self._left = min(self._left + size, MAX_TLS_OVERHEAD)
 
     def _feed(self, call: Callable[[], _T]) -> _T:
-        """Call OpenSSL, and pass on the next part of the bytes that have arrived as long as it waits for more."""
+        """Call OpenSSL, and pass it further parts of the bytes that have arrived while it needs more."""
         while True:
             try:
                 return call()
@@ -90,8 +90,8 @@ class BoundedSslObject(ssl.SSLObject):
                 raise TlsLimitExceeded("TLS: too many encrypted bytes without content")
 
 
-def bounded(context: ssl.SSLContext) -> ssl.SSLContext:
-    """Make the new connections of a context `BoundedSslObject`, and return the context."""
+def limit_overhead(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Limit the TLS overhead of all new connections of a context (`BoundedSslObject`), and return the context."""
     context.sslobject_class = BoundedSslObject
     return context
 

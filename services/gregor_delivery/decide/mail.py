@@ -44,9 +44,9 @@ from .decision import AlreadySent, ClaimFirst, Postpone, SendDecision, SendNow, 
 from .mail_rendering import render_mail
 
 MAX_ITEMS: Final = 100
-"""Items that one mail covers, those that wait longest first; the rest waits for the next mail."""
+"""Items that one mail covers, the longest waiting first. The others wait for the next mail."""
 MAX_DELIVERIES: Final = 2_000
-"""Deliveries of these items that one mail covers. An item has one delivery, and one for each of up to 16 reminders."""
+"""Deliveries of these items that one mail covers. An item has one delivery, and one more for each of 16 reminders."""
 BYTES_IN_LOOP: Final = 8_192
 """Bytes of items above which a mail is rendered in a thread: 66 items of 16 KB took 0.15 s."""
 MAX_BYTES: Final = 262_144
@@ -59,10 +59,10 @@ FULL_READS: Final = 0.5
 """Reads of these items and their deliveries, a second for each user. A read of 2,000 items takes 70 ms."""
 FULL_READS_BURST: Final = 10
 """Burst of these reads. One mail covers all waiting items, so a user seldom needs several reads."""
-RECORDS_READ: Final = 4_000
-"""Records of deliveries for which a read counts once more: 8 µs each, and as much again to build the mail."""
+RECORDS_PER_READ: Final = 4_000
+"""Delivery records that count as one more read. To read one takes 8 µs, and to build the mail takes as long again."""
 PART_READS: Final = 0.25
-"""Such reads for the parts of rejected mails, which are many and must not delay other mails."""
+"""Reads a second for parts of rejected mails. The rate is separate, because the parts must not delay other mails."""
 MAIL_PACE: Final = "mail_pace"
 """Reason of an e-mail that waits until its user may have another of these reads."""
 LOCK: Final = "mail"
@@ -126,7 +126,7 @@ class MailDecider:
             # At random, because a mail covers the oldest deliveries: their turns in a row would pass without a mail.
             return Postpone(MAIL_PACE, now_us + round(random.uniform(1 / rate, wait_s) * SECOND_US))
         context = await self._with_companions(intent, context)
-        reads.charge(intent.uid, len(context.records) // RECORDS_READ, self._clock.monotonic())
+        reads.charge(intent.uid, len(context.records) // RECORDS_PER_READ, self._clock.monotonic())
         if intent.item not in context.items:  # it left meanwhile
             return Skip(await self._removal_reason(intent, now_us))
         # The record as it was before this claim: the claim itself looks like a request without an outcome.
@@ -222,9 +222,9 @@ class MailDecider:
     # --- companions: other deliveries that the same mail covers ---
 
     def _waiting_companions(self, intent: Intent, context: _MailContext) -> Iterator[Intent]:
-        """Yield the other deliveries that wait, of as many items as fit, the items that wait longest first."""
+        """Yield the other waiting deliveries of as many items as fit into one mail, the longest waiting items first."""
         covered, left = {intent.item}, MAX_BYTES - len(context.items[intent.item][0].json)
-        for each in self._by_age(context):
+        for each in self._waiting_by_age(context):
             if each.key == intent.key or (each.item not in covered and (left <= 0 or len(covered) >= MAX_ITEMS)):
                 continue
             if not self._may_cover(each, context):
@@ -236,8 +236,8 @@ class MailDecider:
                 covered.add(each.item)
             yield each
 
-    def _by_age(self, context: _MailContext) -> Iterator[Intent]:
-        """Yield everything that waits, the oldest first: queued deliveries, then items before their time."""
+    def _waiting_by_age(self, context: _MailContext) -> Iterator[Intent]:
+        """Yield all waiting deliveries, the oldest first: those in the queue, then those that are not due yet."""
         known = {each.intent.key for each in context.records}
         free = (each for each in context.records if _is_free(each, context.now_us) and not _is_separate(each))
         waiting = [(each.history.begun_us, each.history.seq, _since_planned(each)) for each in free]
@@ -260,10 +260,10 @@ class MailDecider:
     def _part_of_rejected_mail(
         self, intent: Intent, history: DeliveryHistory, context: _MailContext
     ) -> Iterator[Intent]:
-        """Yield the deliveries of half of the items of a mail that the relay rejected; of all items if some have left.
+        """Yield the companions for a part of a rejected mail: half of its items, or all that remain if some have left.
 
-        Always fewer than before: a rejected mail is not sent again. If its last attempt failed for another reason, such
-        as a lost connection, the same mail is sent again.
+        The part is always smaller than the rejected mail. If the last attempt failed for another reason, such as a lost
+        connection, the same mail is sent again.
         """
         separate = [each for each in context.records if _is_free(each, context.now_us) and _is_separate(each)]
         left = list(self._companions_of_mail(intent, history.mail, replace(context, records=separate)))

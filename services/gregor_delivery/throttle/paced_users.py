@@ -40,7 +40,7 @@ class PacedUsers:
         return 0.0
 
     def charge(self, uid: str, steps: int, now_s: float) -> None:
-        """Count further steps that were taken: the next calls of the user wait longer."""
+        """Charge further steps to a user, whose next steps then wait longer."""
         if steps > 0:
             self._steps.charge((Bucket(uid, self._rate, self._burst),), steps, round(now_s * SECOND_US))
 

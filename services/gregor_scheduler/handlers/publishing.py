@@ -23,13 +23,13 @@ SPREAD_US: Final = 600 * SECOND_US
 async def event_intents(context: SchedulerContext, events: Sequence[WebhookEvent]) -> list[Intent]:
     """Return the intents of events, for all webhooks that want them.
 
-    An event that is in the ledger with its key of an earlier release keeps that key: it is published once.
+    An event that an earlier release wrote to the ledger keeps its earlier key, so it is published only once.
     """
     webhooks, now_us = context.webhooks.current, context.clock.now_us()
     intents = webhook_intents(events, webhooks, now_us)
     if not intents:
         return []
-    # The ledger is deleted with its user, so these events are not of a deleted user with the same id.
+    # The ledger is deleted with its user, so it has no events of a deleted user with the same id.
     earlier = webhook_intents(events, webhooks, now_us, has_earlier_keys=True)
     unknown = set(await context.store.ledger.unknown(earlier))
     return [new if old in unknown else old for new, old in zip(intents, earlier, strict=True)]

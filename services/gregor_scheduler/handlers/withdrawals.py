@@ -29,8 +29,8 @@ RECHECK_US: Final = SECOND_US // 2
 async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
     """Cancel the pending notifications of the removed item and withdraw the sent ones.
 
-    If a worker holds a delivery at this moment, its outcome is unknown, and the work is repeated later. Its device gets
-    no withdrawal until then, or until the claim has ended.
+    If a worker holds a delivery at this moment, its outcome is unknown, and the work is repeated later. The device gets
+    no withdrawal before that, or before the claim has expired.
     """
     item, removal = work.item, work.gone
     if item is None or removal is None:
@@ -43,7 +43,7 @@ async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork
     now_us = context.clock.now_us()
     held = await _cancel(context, pending, removal, now_us)
     # A push in flight may reach the screen after a withdrawal that is sent now, whichever of them the provider answers
-    # first. So the withdrawal waits for the outcome of the push, but not longer than its claim: its worker may be dead.
+    # first. So the withdrawal waits for the outcome of the push, or until its claim expires if its worker has died.
     in_flight = {
         fold_scope(record.intent)
         for record in held

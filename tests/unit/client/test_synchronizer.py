@@ -1,4 +1,4 @@
-"""The synchronizer: a message that waits is sent when the wait that the server asked for is over."""
+"""The synchronizer sends waiting messages when the wait that the server requested is over."""
 
 import copy
 import itertools
@@ -35,7 +35,7 @@ def refs(frames: list[Frame]) -> list[int]:
 
 
 def act(synchronizer: Synchronizer, action: str, ms: int, sent: list[int], now_us: int) -> int:
-    """Do one action at `now_us`, and return the time after it. `sent`: refs of the messages that are on their way."""
+    """Do one action at `now_us`, and return the time after it. `sent`: refs of the messages in flight."""
     match action:
         case "put":
             synchronizer.put(creation("a", "mail"), now_us)

@@ -118,7 +118,7 @@ def test_events_of_different_times_have_different_keys(first_us: int, second_us:
 
 
 def test_earlier_key_is_that_of_earlier_releases() -> None:
-    """An event that an earlier release planned is found by it."""
+    """The scheduler finds an event that an earlier release planned by this key."""
     assert GONE.earlier_key_for("wh_a") == "gjjpsszdnduzbz47w2zyqbf4"
     assert SENT.earlier_key_for("wh_a") == "p64fhjyailg57f2yt5z4ydwm"
 

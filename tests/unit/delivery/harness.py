@@ -58,14 +58,14 @@ class FakeChannel:
 
 @dataclass
 class StallingDecider:
-    """A decider after which the process stalls: stopped, swapped out, or moved to another machine."""
+    """Stalls the process after each decision, as if it were stopped, swapped out, or moved to another machine."""
 
     decider: Decider
     clock: ManualClock
     for_s: float
 
     async def decide(self, intent: Intent, now_us: int) -> SendDecision | ClaimFirst:
-        """Return the other decider's decision; then time passes."""
+        """Return the decision of the wrapped decider after the stall."""
         decision = await self.decider.decide(intent, now_us)
         self.clock.advance(self.for_s)
         return decision

@@ -187,7 +187,7 @@ async def test_provider_that_sends_frames_with_costly_contents_is_cut_off(frame:
 
 @pytest.mark.parametrize("frame", [frame_of(1, 4, 1, INFORMATIONAL), frame_of(8, 0, 1, b"\x00\x00\x00\x01")])
 async def test_provider_that_floods_a_closed_stream_is_cut_off(frame: bytes) -> None:
-    """Each frame is decoded and answered with a reset, but is not an event."""
+    """h2 decodes each frame and answers with a reset, but reports no event."""
     connection, server, request = sent_request()
     connection.data_received(server.data_to_send())
     connection.cancel(request)

@@ -115,7 +115,7 @@ async def test_mail_covers_at_most_a_hundred_items(harness: DeliveryHarness) -> 
 
 
 async def test_reminders_do_not_count_as_items_of_a_mail(harness: DeliveryHarness) -> None:
-    """With 16 reminders for each item, an e-mail covered six items, and 1,900 items took 320 e-mails."""
+    """Before, an e-mail covered only six items with 16 reminders each, and 1,900 items took 320 e-mails."""
     for start in range(0, 130, 65):
         await harness.create(*(f"i{n:03}" for n in range(start, start + 65)), remind_at=["+58", "+59"])
 
@@ -127,7 +127,7 @@ async def test_reminders_do_not_count_as_items_of_a_mail(harness: DeliveryHarnes
 
 
 async def test_deliveries_of_a_mail_are_bounded(harness: DeliveryHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each takes several steps in Redis. A higher limit of reminders must not make a mail endless."""
+    """Each delivery takes several steps in Redis, so a higher limit of reminders must not enlarge the mail."""
     monkeypatch.setattr(mail, "MAX_DELIVERIES", 5)
     await harness.create("a", "b", "c", remind_at=["+58", "+59"])
 
@@ -426,7 +426,7 @@ async def test_mail_leaves_a_full_store_without_new_companions(harness: Delivery
 
 
 async def test_mail_of_an_old_decision_claims_no_other_deliveries(harness: DeliveryHarness) -> None:
-    """If they were put back, the bill would be due now instead of in an hour."""
+    """If the bill were claimed and put back, it would be due now instead of in an hour."""
     await harness.create("a")
     await harness.create("b", category="bill")
     harness.clock.advance(60)

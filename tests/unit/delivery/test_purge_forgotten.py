@@ -116,8 +116,8 @@ async def test_new_user_with_the_same_id_is_kept(harness: DeliveryHarness) -> No
     assert (await harness.entry("new")).state is DeliveryState.PLANNED
 
 
-async def test_event_of_a_deleted_user_is_purged_although_the_new_user_has_the_same(harness: DeliveryHarness) -> None:
-    """Before, the event of the deleted user was sent, with its data, instead of that of the new user."""
+async def test_purge_keeps_the_event_of_the_new_user(harness: DeliveryHarness) -> None:
+    """Before, both events had the same key, and the event of the deleted user was sent with its data."""
 
     async def dismissal(category: str, at_us: int) -> Intent:
         await harness.create("a", category=category)

@@ -142,7 +142,7 @@ async def test_rejected_mails_leave_the_budget_to_others(harness: DeliveryHarnes
 
 
 async def test_parts_of_rejected_mails_delay_no_other_mail(harness: DeliveryHarness) -> None:
-    """The parts took all reads of the user: with 400 rejected items, another mail waited for 11 minutes."""
+    """Before, the parts used all reads of the user: with 400 rejected items, another mail waited for 11 minutes."""
     names = [f"i{n:03}" for n in range(200)]
     reject(harness, REJECTIONS[0], *names)
     for part in range(4):
@@ -168,7 +168,7 @@ async def test_outage_after_a_rejection_divides_no_further(harness: DeliveryHarn
 
 
 async def test_failed_logins_after_a_rejection_divide_no_further(harness: DeliveryHarness) -> None:
-    """A failed login adds no attempt: the last one remains that of the rejected mail."""
+    """A failed login adds no attempt: the last stored attempt is still the rejected mail."""
     harness.relay.verdicts = [REJECTIONS[0], *[Misconfigured("535", "AUTH: 5.7.8 no")] * 20]
     await harness.create(*(f"i{n}" for n in range(8)))
 

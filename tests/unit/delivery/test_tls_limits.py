@@ -1,4 +1,4 @@
-"""TLS of hostile APNs, relays and token endpoints: records without content are bounded, and normal ones are not."""
+"""TLS to hostile APNs, relays and token endpoints: records without content are limited, other records are not."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from gregor.dev.fakes.tls import CertificateAuthority
 from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
 from gregor_delivery.channels.bounded_streams import MAX_TLS_WORK, READ_BYTES
 from gregor_delivery.channels.fcm.channel import FcmChannel
-from gregor_delivery.channels.tls import MAX_TLS_OVERHEAD, TlsLimitExceeded, bounded
+from gregor_delivery.channels.tls import MAX_TLS_OVERHEAD, TlsLimitExceeded, limit_overhead
 from gregor_delivery.channels.verdict import Retry, Verdict
 from tests.support.mail_channel import NOW_US, open_mail_channel
 from tests.support.sample_pushes import push
 from tests.support.tls_floods import KEY_UPDATE_BYTES, TlsPair
 
 TICKETS = 3_000
-"""Session tickets of 250 bytes. Python servers send any number of them before the first byte of a response."""
+"""Session tickets, of 250 bytes each, that a hostile server sends before the first byte of a response."""
 
 
 class HostileAuthority(CertificateAuthority):
-    """Its servers send `TICKETS` after the handshake."""
+    """A certificate authority whose servers send `TICKETS` session tickets after the handshake."""
 
     def server_context(self, *alpn: str, takes_client_certificates: bool = False) -> ssl.SSLContext:
         """Return the context of a hostile server."""
@@ -43,7 +43,7 @@ class HostileAuthority(CertificateAuthority):
 
 @pytest.fixture
 def pair(tmp_path: Path) -> TlsPair:
-    return TlsPair(tmp_path, bounded(ssl.create_default_context()))
+    return TlsPair(tmp_path, limit_overhead(ssl.create_default_context()))
 
 
 # --- limits of one connection ---
@@ -110,7 +110,7 @@ def test_end_of_a_connection_is_reported(pair: TlsPair) -> None:
 
 def test_endless_handshake_is_bounded() -> None:
     arrived = ssl.MemoryBIO()
-    client = bounded(ssl.create_default_context()).wrap_bio(arrived, ssl.MemoryBIO(), server_hostname="a")
+    client = limit_overhead(ssl.create_default_context()).wrap_bio(arrived, ssl.MemoryBIO(), server_hostname="a")
     # OpenSSL skips each HelloRequest during a handshake: here, 4,096 in a record.
     total = 16 * arrived.write(b"\x16\x03\x03\x40\x00" + bytes(16_384))
     for _ in range(15):

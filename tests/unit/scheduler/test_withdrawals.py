@@ -391,7 +391,7 @@ async def test_withdrawal_waits_for_a_reminder_in_flight(harness: SchedulerHarne
 
 
 async def test_withdrawal_does_not_wait_for_a_dead_worker(harness: SchedulerHarness) -> None:
-    """A worker died with a claimed reminder. The end of this claim may take long, or its queue entry is lost."""
+    """The worker of a claimed reminder died. A retry may come late, or never if its queue entry is lost."""
     phone, _ = await pushed(harness)
     await set_state(harness, phone, DeliveryState.SENT)
     await set_state(harness, replace(phone, kind=IntentKind.REMIND), DeliveryState.CLAIMED, lease_s=30)

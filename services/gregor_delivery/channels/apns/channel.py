@@ -14,7 +14,7 @@ from gregor.auth.push_tokens import is_apns_token, is_apns_topic
 from gregor.clock import Clock, SystemClock
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.push_payload import apns_payload
-from gregor_delivery.channels.tls import bounded, client_context
+from gregor_delivery.channels.tls import client_context, limit_overhead
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown, Verdict
 
 from .connection import ApnsConnection
@@ -154,7 +154,7 @@ class ApnsChannel:
     def _tls(self) -> ssl.SSLContext:
         ca_file, cert_file = self._config.ca_file, self._config.cert_file
         try:
-            tls = bounded(client_context(ca_file))
+            tls = limit_overhead(client_context(ca_file))
         except OSError as error:
             raise ValueError(f"GREGOR_APNS_CA_FILE: {ca_file} has no readable certificates") from error
         if cert_file is not None:

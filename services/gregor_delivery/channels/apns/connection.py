@@ -41,13 +41,13 @@ UNANSWERED_S = 10.0
 It therefore lives at least this long: Apple treats many connections in a short time as an attack.
 """
 IDLE_EVENTS = 1_000
-"""HTTP/2 events that a provider may cause in `keepalive_s` without a request. Apple sends one ping an hour."""
+"""Events (`EVENT_BYTES`) that a provider may cause in `keepalive_s` without a request. Apple sends one ping an hour."""
 REQUEST_EVENTS = 50
-"""Further events for each request. A response and its window updates are about fifteen."""
+"""Further events for each request. A response and its window updates count as about fifteen."""
 MAX_EVENTS = 20_000
 """Most events that a provider may save up."""
 EVENT_BYTES = 16
-"""A frame is one event, and one more for each 16 bytes of its content unless it is DATA. h2 takes 10 to 50 µs each."""
+"""A frame counts as one event, and except for DATA as one more for each 16 bytes. h2 takes 10 to 50 µs for each."""
 CLEANUP_INTERVAL = 64
 """Requests between two cleanups: h2 drops ended streams only when it counts the open ones, one by one."""
 
@@ -82,7 +82,7 @@ class _ClientConnection(H2Connection):
         self.state_machine = _DrainingStateMachine()
         self.encoder = ApnsEncoder()
         self.received = 0
-        """Events received so far (`EVENT_BYTES`)."""
+        """Cost of all received frames, in events (`EVENT_BYTES`)."""
 
     @property
     def open_outbound_streams(self) -> int:
@@ -94,8 +94,8 @@ class _ClientConnection(H2Connection):
         _ = super().open_outbound_streams
 
     def _receive_frame(self, frame: Frame) -> list[Event]:
-        # The events of h2 do not show the cost: one has up to 64 KiB of headers, and a frame of a past stream has none.
-        # `body_len` lacks the CONTINUATION frames, which h2 has joined to `data`.
+        # The number of h2 events does not show the cost: one event may carry 64 KiB of headers, and a frame of a closed
+        # stream causes none. `body_len` does not include CONTINUATION frames, which h2 has appended to `data`.
         size = 0 if isinstance(frame, DataFrame) else max(frame.body_len, len(getattr(frame, "data", b"")))
         self.received += 1 + size // EVENT_BYTES
         return super()._receive_frame(frame)

@@ -14,7 +14,7 @@ CONNECT_S = 10.0
 RECONNECT_S = 1.0
 """Pause after a failed connection, before the pool tries to add another to those that work."""
 CLOSED_AT_ONCE = NotProcessed("cannot connect: the provider closes the connection")
-"""Failure of a connection whose settings came with a GOAWAY."""
+"""Failure of a new connection that the provider closes at once: it sends a GOAWAY with its settings."""
 
 
 @dataclass(frozen=True, slots=True)

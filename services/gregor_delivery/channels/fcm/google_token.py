@@ -177,9 +177,9 @@ class _TemporaryFailure(Exception):
 
 
 def _bounded_client() -> httpx.AsyncClient:
-    """Return a client whose connections, also those to a proxy, bound the work for a response."""
+    """Return a client that limits the work for each response, on direct and on proxied connections."""
     client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=False, headers=UNCOMPRESSED)
-    # httpx has no public parameter for the backend. Another transport would ignore HTTPS_PROXY.
+    # httpx has no public parameter for the backend. If we passed a transport, httpx would ignore HTTPS_PROXY.
     for each in (client._transport, *client._mounts.values()):
         if isinstance(each, httpx.AsyncHTTPTransport):
             each._pool._network_backend = BoundedBackend(httpcore.AnyIOBackend())
@@ -240,7 +240,7 @@ class _Transport(google.auth.transport.Request):
         except ResponseTooLong:
             raise _TemporaryFailure(f"its answer is longer than {MAX_ANSWER_BYTES} bytes") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # The cause is an exception of httpcore, with the same name, or `ResponseLimitExceeded`.
+            # The cause may be `ResponseLimitExceeded`. An exception of httpcore has the same name as that of httpx.
             raise _TemporaryFailure(type(error.__cause__ or error).__name__) from None
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise _TemporaryFailure(f"it answered {response.status_code}")

@@ -9,7 +9,7 @@ from typing import Final
 
 from gregor.clock import Clock
 from gregor_delivery.channels.contract import MailMessage
-from gregor_delivery.channels.tls import bounded
+from gregor_delivery.channels.tls import limit_overhead
 from gregor_delivery.channels.verdict import Refused, Verdict
 
 from .mime import MailAddress, compose, parse_address
@@ -79,7 +79,7 @@ class EmailChannel:
             self._clock,
             connections=self._connections,
             idle_s=self._idle_s,
-            context=bounded(self._context or ssl.create_default_context()),
+            context=limit_overhead(self._context or ssl.create_default_context()),
         )
 
     async def send(self, message: MailMessage, deadline_s: float) -> Verdict:

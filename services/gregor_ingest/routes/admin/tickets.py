@@ -21,7 +21,7 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["tickets"])
 
 LIFETIME_US: Final = 30_000_000
 """How long a ticket is valid: the time between creating it and opening the stream."""
-# The script reads all tickets of the user.
+# Charged in addition to the request, because the script reads all tickets of the user.
 _WEIGHT: Final = 1
 _EXAMPLE: Final = {"ticket": "…", "expires": 1457056477}
 

@@ -296,7 +296,7 @@ class BatchSubmission:
         self._is_replicated = is_replicated
         self._burst = context.limits.device_burst
         self._paid = 0
-        self._is_granted = False
+        self._has_accepted = False
 
     async def submit(self, entries: Sequence[BatchEntry], *, is_first: bool) -> None:
         """Submit entries in order; afterwards each one has its result.
@@ -340,12 +340,13 @@ class BatchSubmission:
         taken = max(max(paid, default=0), min(sum(paid), self._burst - 1))
         granted, wait_s = await self.limiter.take_as_many_as_possible(weights, taken)
         self._paid += sum(paid)
-        # The texts can use all that is left. Without this debt, a repeat would do the same, and no line be accepted.
-        # It is at most the price of the texts, or needs a whole burst: else, many batches at once would get one each.
-        if weights and not (is_key or granted or self._is_granted) and self._paid >= min(weights[0], self._burst):
+        # The texts of a batch can use all that is left of the rate, again at each repeat. So one line is accepted as a
+        # debt, but only if the texts cost as much as this line, or a whole burst. Without this condition, each of many
+        # small batches would get a debt.
+        if weights and not (is_key or granted or self._has_accepted) and self._paid >= min(weights[0], self._burst):
             await self.limiter.charge(weights[0])
             granted = 1
-        self._is_granted = self._is_granted or granted > 0
+        self._has_accepted = self._has_accepted or granted > 0
         if is_key:
             await self.limiter.take_as_many_as_possible([1] * (len(entries) - len(pending)))
         for entry in pending[granted:]:

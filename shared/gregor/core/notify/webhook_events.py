@@ -95,8 +95,8 @@ class DeliveryReport:
 class WebhookEvent:
     """One event of an item. ``category``: None if it is unknown by now. ``seq``: the cause in the user's state.
 
-    ``cause_us``: the time of the cause, as stored with ``seq``: of the removal or hiding, of the creation of an
-    acknowledged item, or of the planning of a delivery. A deleted user who is created again counts ``seq`` from 1.
+    ``cause_us``: the stored time of the removal or hiding, of the creation of an acknowledged item, or of the planning
+    of a delivery. It distinguishes the events of a deleted user from those of a new user with the same id.
     ``device``: the device that acted or is concerned; None if no device acted, or all are concerned.
     """
 
@@ -129,20 +129,20 @@ class WebhookEvent:
         return msgspec.json.encode({"type": self.type.value, "timestamp": _iso(self.at_us), "data": data}).decode()
 
     def key_for(self, webhook: str) -> str:
-        """Return the key of the event at one webhook. It is the same however often the event is generated.
+        """Return the key of the event at one webhook, the same each time the event is generated.
 
-        The events of a user who was deleted and created again have other keys.
+        If a user is deleted and created again, the new events have other keys.
         """
         return self._key(webhook, str(self.cause_us))
 
     def earlier_key_for(self, webhook: str) -> str:
-        """Return the key in earlier releases. An event of a user who was created again may have the same one."""
+        """Return the key of earlier releases, which may be the same for a deleted user and a new one with its id."""
         return self._key(webhook)
 
-    def _key(self, webhook: str, *life: str) -> str:
+    def _key(self, webhook: str, *cause_time: str) -> str:
         report = self.report
         cause = () if report is None else (report.channel, report.intent, str(report.n), str(report.attempts))
-        parts = (webhook, self.type.value, self.uid, self.item, self.device or "", str(self.seq), *cause, *life)
+        parts = (webhook, self.type.value, self.uid, self.item, self.device or "", str(self.seq), *cause, *cause_time)
         digest = hashlib.sha256("\0".join(parts).encode()).digest()[:_KEY_BYTES]
         return b32encode(digest).decode().lower()
 
