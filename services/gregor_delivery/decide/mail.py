@@ -63,6 +63,8 @@ RECORDS_PER_READ: Final = 4_000
 """Delivery records that count as one more read. To read one takes 8 µs, and to build the mail takes as long again."""
 PART_READS: Final = 0.25
 """Reads a second for parts of rejected mails. The rate is separate, because the parts must not delay other mails."""
+RECORDS_PER_PART_READ: Final = 16_000
+"""The same for a part. It is larger, because a division takes ten or more parts, which are read at half the rate."""
 MAIL_PACE: Final = "mail_pace"
 """Reason of an e-mail that waits until its user may have another of these reads."""
 LOCK: Final = "mail"
@@ -120,13 +122,15 @@ class MailDecider:
     async def _decide_claimed(self, intent: Intent, claimed: DeliveryRecord, context: _MailContext) -> SendDecision:
         """Decide with the other items. No other mail to the user is decided or sent meanwhile."""
         now_us = context.now_us
-        reads, rate = (self._part_reads, PART_READS) if _is_separate(claimed) else (self._full_reads, FULL_READS)
+        is_part = _is_separate(claimed)
+        reads, rate = (self._part_reads, PART_READS) if is_part else (self._full_reads, FULL_READS)
         wait_s = reads.wait_s(intent.uid, self._clock.monotonic())
         if wait_s > 0.0:
             # At random, because a mail covers the oldest deliveries: their turns in a row would pass without a mail.
             return Postpone(MAIL_PACE, now_us + round(random.uniform(1 / rate, wait_s) * SECOND_US))
         context = await self._with_companions(intent, context)
-        reads.charge(intent.uid, len(context.records) // RECORDS_PER_READ, self._clock.monotonic())
+        further_reads = len(context.records) // (RECORDS_PER_PART_READ if is_part else RECORDS_PER_READ)
+        reads.charge(intent.uid, further_reads, self._clock.monotonic())
         if intent.item not in context.items:  # it left meanwhile
             return Skip(await self._removal_reason(intent, now_us))
         # The record as it was before this claim: the claim itself looks like a request without an outcome.
@@ -137,7 +141,7 @@ class MailDecider:
             return AlreadySent()
         if name is not None:
             companions = self._companions_of_mail(intent, name, context)
-        elif _is_separate(claimed):
+        elif is_part:
             companions = self._part_of_rejected_mail(intent, claimed.history, context)
         else:
             companions = self._waiting_companions(intent, context)
