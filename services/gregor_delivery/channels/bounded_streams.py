@@ -15,6 +15,8 @@ import httpcore
 from anyio.abc import ByteStream
 from httpcore._backends.anyio import AnyIOStream
 
+from gregor.net.bounded_responses import parse_in_linear_time
+
 READ_BYTES: Final = 1_024
 """Limit of one read. Between two reads, the other tasks of the process run."""
 MAX_RESPONSE_WORK: Final = 65_536
@@ -28,6 +30,8 @@ MAX_TLS_WORK: Final = 2 * MAX_RESPONSE_WORK
 
 It is twice as high, because OpenSSL accepts certificates of 100 KiB.
 """
+
+parse_in_linear_time()
 
 
 class ResponseLimitExceeded(httpcore.RemoteProtocolError):

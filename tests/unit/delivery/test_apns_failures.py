@@ -25,7 +25,7 @@ from tests.support.sample_pushes import push
 from tests.support.wait import wait_until
 from tests.unit.delivery.apns_harness import ApnsHarness, apns_harness
 
-INTERNAL_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM = 2, 7, 11
+NO_ERROR, INTERNAL_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM = 0, 2, 7, 11
 
 
 @pytest.fixture
@@ -198,8 +198,8 @@ async def test_provider_that_floods_a_closed_stream_is_cut_off(frame: bytes) -> 
     assert not connection.is_usable
 
 
-async def test_window_update_beside_a_reset_of_a_blocked_request() -> None:
-    """Both windows are 0. The provider widens them and resets one request in the same read."""
+def blocked_requests(count: int) -> tuple[ApnsConnection, H2Connection, list[ApnsRequest]]:
+    """Start requests on a connection whose provider has a window of 0: their headers are sent, their bodies wait."""
     connection = ApnsConnection(lambda: None, lambda _: None)
     server = H2Connection(H2Configuration(client_side=False))
     server.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = 0
@@ -209,12 +209,18 @@ async def test_window_update_beside_a_reset_of_a_blocked_request() -> None:
     connection.connection_made(RecordingTransport(written))
     connection.data_received(server.data_to_send())
     headers = [(b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/3/device/a"), (b":authority", b"x")]
-    requests = [ApnsRequest(headers, b"{}", asyncio.get_running_loop().time() + 60) for _ in range(2)]
+    requests = [ApnsRequest(headers, b"{}", asyncio.get_running_loop().time() + 60) for _ in range(count)]
     for each in requests:
         connection.start(each)
     connection.flush()
-    assert [each.rest for each in requests] == [b"{}", b"{}"]
+    assert [each.rest for each in requests] == [b"{}"] * count
     server.receive_data(b"".join(written))
+    return connection, server, requests
+
+
+async def test_window_update_beside_a_reset_of_a_blocked_request() -> None:
+    """The provider widens the windows of two requests and resets one of them in the same read."""
+    connection, server, requests = blocked_requests(2)
 
     server.increment_flow_control_window(10, 1)
     server.increment_flow_control_window(10, 3)
@@ -223,6 +229,24 @@ async def test_window_update_beside_a_reset_of_a_blocked_request() -> None:
 
     assert requests[0].outcome.done()
     assert requests[1].rest == b""
+    connection.end("over")
+
+
+@pytest.mark.parametrize("is_reset", [False, True], ids=["response", "response and reset"])
+async def test_response_before_the_body_frees_its_stream(is_reset: bool) -> None:
+    """Each such stream was kept, with 0.5 KB, for as long as the connection."""
+    connection, server, requests = blocked_requests(100)
+
+    for stream_id in range(1, 200, 2):
+        server.send_headers(stream_id, [(":status", "403")], end_stream=True)
+        if is_reset:  # RFC 9113 §8.1: the server may ask so for the end of the request
+            server.reset_stream(stream_id, NO_ERROR)
+    connection.data_received(server.data_to_send())
+
+    assert all(each.outcome.done() for each in requests)
+    connection.conn.drop_ended_streams()
+    assert connection.kept_streams == 0
+    assert connection.is_usable
     connection.end("over")
 
 

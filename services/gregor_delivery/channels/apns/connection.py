@@ -256,7 +256,7 @@ class ApnsConnection(APNsTLSClientProtocol):
             self._handle_data(event)
         elif isinstance(event, StreamEnded):
             if (request := self._streams.pop(event.stream_id, None)) is not None:
-                self._blocked.pop(event.stream_id, None)
+                self._stop_sending(event.stream_id)
                 request.finish(request.response())
         elif isinstance(event, StreamReset):
             self._handle_reset(event)
@@ -293,6 +293,14 @@ class ApnsConnection(APNsTLSClientProtocol):
             self._streams.pop(stream_id).finish(NotProcessed("connection going away", is_resendable=True))
 
     # --- writing ---
+
+    def _stop_sending(self, stream_id: int) -> None:
+        """Reset the stream of a response that came before the whole request was sent. h2 would keep it for ever."""
+        if self._blocked.pop(stream_id, None) is None:
+            return
+        stream = self.conn.streams.get(stream_id)
+        if stream is not None and not stream.closed:
+            self.conn.reset_stream(stream_id, ErrorCodes.CANCEL)
 
     def _send_body(self, stream_id: int, request: ApnsRequest) -> None:
         while request.rest:
