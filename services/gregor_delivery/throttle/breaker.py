@@ -21,6 +21,7 @@ from functools import partial
 from typing import Final
 
 from gregor.core.notify.intents import WEBHOOK, WEBPUSH
+from gregor_delivery.channels.smtp.responses import is_about_content
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown, Verdict
 
 from .rate_turns import RateTurn
@@ -276,5 +277,10 @@ def _is_unreachable(verdict: Verdict) -> bool:
 
 
 def is_throttling(verdict: Verdict) -> bool:
-    """Return whether the reply asks for fewer sends: to this recipient, or to all of the provider."""
-    return isinstance(verdict, Retry) and verdict.status in THROTTLING_STATUSES
+    """Return whether the reply asks for fewer sends: to this recipient, or to all of the provider.
+
+    A relay that answers the content of an e-mail with 421 may accept other e-mails, as with the other codes.
+    """
+    if not isinstance(verdict, Retry) or verdict.status not in THROTTLING_STATUSES:
+        return False
+    return not is_about_content(verdict.status, verdict.detail)

@@ -160,6 +160,12 @@ def test_throttled_users_open_the_breaker() -> None:
     assert failed(FAILURE_THRESHOLD, verdict=Retry(3_600.0, "429", "")).capacity(5, LONGEST_PAUSE_S) == 1
 
 
+def test_answers_about_the_content_of_mails_do_not_open_the_breaker() -> None:
+    """A key with limits sends such an item to many users. If each delayed the next probe, e-mails waited for hours."""
+    assert failed(100, verdict=Retry(None, "421", "the mail: 4.7.0 try again later")).capacity(5, 0.0) == 5
+    assert failed(FAILURE_THRESHOLD, verdict=Retry(None, "421", "RCPT: 4.7.0 too many")).capacity(5, 0.0) == 0
+
+
 def test_throttled_endpoint_opens_its_breaker() -> None:
     """Without a user, for example from a webhook, throttling concerns the provider."""
     assert after(*[THROTTLED] * (FAILURE_THRESHOLD - 1)).capacity(5, 0.0) == 5
