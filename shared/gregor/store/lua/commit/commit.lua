@@ -57,14 +57,18 @@ local horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, in
 -- bytes). A displacement reads all items of its category, and a creation reads remembered intervals: a read byte counts half
 -- as much as a written one. If the message takes the server longer than that, it is charged for its time: 5 ms count as
 -- 64 KiB, so no token takes more than 5 % of the server. Reading the clock takes 1 µs. The script does not read it for a small
--- message to a small user, which takes 1 ms at most.
+-- message to a small user, which takes 1 ms at most. A message that changes nothing can be sent again at once, so one that
+-- takes more than 5 ms, for which all other users wait, counts ten times.
 local extra_bytes, charged_bytes = 0, nil
 do
   local is_small = creation_count + id_count + interval_count < 8 and live_count < 200
     and interval_total + skip_total + device_dismissal_total + tomb_total < 200
   local began = not is_small and os.clock()
-  function charged_bytes()
-    return began and math.max(extra_bytes, (os.clock() - began) * 65536 / 0.005) or extra_bytes
+  function charged_bytes(has_effect)
+    if not began then return extra_bytes end
+    local units = (os.clock() - began) / 0.005
+    if units > 1 and not has_effect then units = 10 * units end
+    return math.max(extra_bytes, units * 65536)
   end
 end
 
@@ -619,7 +623,7 @@ if interval_count > 0 then
       local member = wanted_members[found[k]]
       found[k] = pack('>I2c0', #member, member)
     end
-    return {'page', pack('>c3I5I7', epoch, seq, server_time()), next_from, concat(found), charged_bytes()}
+    return {'page', pack('>c3I5I7', epoch, seq, server_time()), next_from, concat(found), charged_bytes(true)}
   end
   for i = 1, interval_count do
     local list = hits[i] or {}
@@ -1272,4 +1276,4 @@ if left > 0 then
   if total > most_bodies and total % 64 < left then hint = 'h' end
 end
 return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, hint,
-  charged_bytes()}
+  charged_bytes(true)}
