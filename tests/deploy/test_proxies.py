@@ -644,7 +644,62 @@ def test_configuration_has_no_warning(proxy: Proxy) -> None:
 def test_log_has_no_query(proxy: Proxy) -> None:
     """The query of /v1/stream may contain a ticket."""
     httpx.get(f"{proxy.url}/v1/stream?ticket=planted-secret", verify=False, trust_env=False)
-    log = proxy.directory / ("log" if proxy.name == "haproxy" else "access.log")
 
-    wait_until_sync(lambda: "/v1/stream" in log.read_text(), "the request is logged", 5)
-    assert "planted-secret" not in log.read_text()
+    wait_until_sync(lambda: "/v1/stream" in access_log(proxy), "the request is logged", 5)
+    assert "planted-secret" not in everything_logged(proxy)
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        ("/v1/unsubscribe/planted-secret", "/v1/unsubscribe/[redacted]"),
+        ("/v1/unsub%73cribe/planted-secret", "/v1/unsubscribe/[redacted]"),
+        ("/V1/Unsubscribe/a/planted-secret", "/v1/unsubscribe/[redacted]"),
+        ("/v1/keys/gk_abcdefghijkl_planted-secret", "/v1/keys/[redacted]"),
+        ("/v1/keys/abcdefghijkl", "/v1/keys/abcdefghijkl"),
+        ("/v1/users/unsubscribe", "/v1/users/unsubscribe"),
+    ],
+)
+async def test_log_has_no_secret_of_a_path(proxy: Proxy, path: str, logged: str) -> None:
+    """An unsubscribe token is a credential that never expires. Other paths are logged as they are."""
+    methods = ("GET", "POST", "BREW")
+    async with client_of(proxy, "127.0.0.33") as client:
+        before = len(lines_of(proxy, "127.0.0.33"))
+        for method in methods:
+            await client.request(method, path, params={"a": "b"})
+    await wait_until(lambda: len(lines_of(proxy, "127.0.0.33")) >= before + 3, "the requests are logged", 5)
+
+    for line, method in zip(lines_of(proxy, "127.0.0.33")[before:], methods, strict=True):
+        assert line.endswith(f" {method} {logged}")
+    assert "planted-secret" not in everything_logged(proxy)
+
+
+@pytest.mark.parametrize("target", ["/v1/unsubscribe/planted-secret", "/v1/poll?ticket=planted-secret"])
+async def test_refused_request_logs_no_secret(proxy: Proxy, target: str) -> None:
+    """The error log of nginx repeats the line of a request that is stored on the disk, too long or malformed."""
+    async with client_of(proxy, "127.0.0.34") as client:
+        before = len(lines_of(proxy, "127.0.0.34"))
+        await client.post(target, content=b"x" * 100_000)
+        await client.post(target, content=b"x" * 10_000_000)
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=UNSAFE, local_addr=("127.0.0.34", 0))
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: a\r\nBad header\r\n\r\n".encode())
+    assert b" 400 " in await reader.readline()
+    writer.close()
+
+    await wait_until(lambda: len(lines_of(proxy, "127.0.0.34")) >= before + 3, "the requests are logged", 5)
+    assert "planted-secret" not in everything_logged(proxy)
+
+
+def lines_of(proxy: Proxy, address: str) -> list[str]:
+    """Return the lines of the access log about a client."""
+    return [line for line in access_log(proxy).splitlines() if line.startswith(f"{address} ")]
+
+
+def access_log(proxy: Proxy) -> str:
+    log = proxy.directory / ("log" if proxy.name == "haproxy" else "access.log")
+    return log.read_text() if log.exists() else ""
+
+
+def everything_logged(proxy: Proxy) -> str:
+    """Return the access log, and what the proxy wrote to its standard error: the error log of nginx."""
+    return access_log(proxy) + (proxy.directory / "log").read_text()
