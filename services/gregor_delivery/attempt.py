@@ -35,7 +35,7 @@ from gregor.core.notify.ledger import (
 )
 from gregor.core.rate_limit import RateLimiter
 from gregor.core.trace_context import parse_traceparent
-from gregor.store.contract.store import Store, Unavailable
+from gregor.store.contract.store import Store, Unavailable, UnreadableValue
 from gregor.telemetry import LimitedLog, failure_log
 from gregor.tracing import names
 from gregor.tracing.tracer import NOT_SAMPLED, TRACING_OFF, Span, SpanKind, Tracer, current_span
@@ -493,7 +493,7 @@ async def _write_companion(
     is_folded = _is_folded(companion, decision)
     is_withdrawal = lead is not companion.intent.kind is IntentKind.WITHDRAW
     if isinstance(verdict, Refused) and (is_folded or is_withdrawal):
-        await _put_back(context, companion, "")
+        await _until_available(context, lambda: _put_back(context, companion, ""), until_s)
         return
     await _write(context, companion, "", verdict, None, until_s, reason=FOLDED if is_folded else None)
     if is_folded and isinstance(verdict, Sent):
@@ -512,20 +512,35 @@ async def _write(
 ) -> tuple[DeliveryState, int | None]:
     """Write the consequence of a verdict; an attempt that failed for our configuration is not counted.
 
-    `reason`: recorded if the delivery was sent. Returns the state, and when to attempt the delivery again (µs).
-
-    While the store is unavailable this retries until the lease ends (`until_s`, monotonic): a verdict that is not
-    recorded means that the message is sent again.
+    `until_s`: see `_until_available`. `reason`: recorded if the delivery was sent.
+    Returns the state, and when to attempt the delivery again (µs).
     """
     update = ledger_update(verdict, delivery, expires_us, context.clock.now_us())
     if reason is not None and update.state is DeliveryState.SENT:
         update = LedgerUpdate(update.state, msgspec.structs.replace(update.history, reason=reason))
     counts = not isinstance(verdict, Misconfigured)
+    again_us = await _until_available(
+        context, lambda: _record(context, delivery, lock, update.state, update.history, counts=counts), until_s
+    )
+    return update.state, again_us
+
+
+async def _until_available(
+    context: DeliveryContext, write: Callable[[], Awaitable[int | None]], until_s: float
+) -> int | None:
+    """Write after a send, and retry until the store is available, even after the end of the lease.
+
+    A verdict that is not recorded means that the message is sent again. If another worker has claimed the delivery
+    meanwhile, the ledger refuses the write.
+
+    `until_s`: the end of the lease (monotonic). A value that this release cannot read then raises `UnreadableValue`.
+    """
     while True:
         try:
-            return update.state, await _record(context, delivery, lock, update.state, update.history, counts=counts)
-        except Unavailable:
-            if context.clock.monotonic() >= until_s:
+            return await write()
+        except Unavailable as error:
+            # The store is not away. The value stays unreadable until this process is upgraded.
+            if isinstance(error, UnreadableValue) and context.clock.monotonic() >= until_s:
                 raise
             await asyncio.sleep(STORE_RETRY_S)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any, Final
 
 import structlog
@@ -49,6 +50,11 @@ MAX_EXAMINED: Final = 1_000
 RECLAIM_INTERVAL_S: Final = 10.0
 RECLAIM_MARGIN_S: Final = 5.0
 """Time after the end of its lease for which an intent still belongs to the worker that claimed it."""
+RECLAIM_AFTER_OUTAGE_S: Final = 5.0
+"""Time without reclaims after the queue was unavailable, and after the start of a process.
+
+The leases of intents end in an outage, but their workers may be alive. These reconnect within 2 s, and then write the
+verdicts that waited."""
 RENEW_INTERVAL_S: Final = RECLAIM_MARGIN_S / 2.5
 """Pause between two renewals of the intents whose attempts take longer, such as e-mails with a slow relay.
 
@@ -84,6 +90,8 @@ class Worker:
         self._rate = RateTurns(context.rate_limiter)
         self._places = UserPlaces(context.name)
         self._renew_at_s = self._reclaim_at_s = 0.0
+        self._has_queue_returned = True
+        """Whether the queue has just become available, after an outage or after the start of this process."""
         self._was_stopped = False
         self._is_stopping = False
 
@@ -123,10 +131,14 @@ class Worker:
             closing.add_done_callback(self._replacing.discard)
 
     async def close_channel(self) -> None:
-        """Close the channel, and wait until replaced channels are closed."""
+        """Close the channel and the replaced channels. Attempts are in flight only if `run` was cancelled."""
         if self._context.channel is not None:
             await self._context.channel.close()
-        await asyncio.gather(*self._replacing)
+        if self._tasks:
+            # The time of the drain is over, and a verdict may wait for the store without end.
+            for closing in self._replacing:
+                closing.cancel()
+        await asyncio.gather(*self._replacing, return_exceptions=bool(self._tasks))
 
     async def _take_batch(self) -> None:
         """Take as many intents as there is capacity for, and start their attempts."""
@@ -142,8 +154,18 @@ class Worker:
         if not self._may_claim():
             return 0
         now_s = self._context.clock.monotonic()
-        free = self._context.breaker.capacity(self._max_in_flight - len(self._tasks), now_s)
+        free = self._context.breaker.capacity(self._free_places(now_s), now_s)
         return self._outage.capacity(self._rate.capacity(free, now_s), now_s)
+
+    def _free_places(self, now_s: float) -> int:
+        """Return how many attempts may start. Those that are older than the lease only wait to write their verdict.
+
+        They leave their places to other attempts, because one shard may be away for hours. As many verdicts may wait
+        as attempts may be in flight: they need memory.
+        """
+        since_s = now_s - self._context.lease_s
+        waiting = sum(1 for _ in takewhile(lambda each: each[1] <= since_s, self._tasks.values()))
+        return self._max_in_flight - len(self._tasks) + min(waiting, self._max_in_flight)
 
     async def _wait_for_capacity(self) -> None:
         """Wait until an attempt ends or the rate limiter refills; at most `MAINTENANCE_INTERVAL_S`."""
@@ -260,6 +282,7 @@ class Worker:
                 retries = min(retries + 1, MAX_RETRIES) if is_full else FIRST_RETRIES
                 await self._reclaim()
             except Unavailable:
+                self._has_queue_returned = True
                 await asyncio.sleep(STORE_RETRY_S)
             except Exception:
                 log.exception("delivery.maintenance_failed", channel=self._context.name)
@@ -286,7 +309,12 @@ class Worker:
     async def _reclaim(self) -> None:
         now_s = self._context.clock.monotonic()
         capacity = self._capacity()
-        if now_s < self._reclaim_at_s or capacity == 0 or self._is_stopping:
+        if capacity == 0 or self._is_stopping:
+            return
+        if self._has_queue_returned:
+            self._has_queue_returned = False
+            self._reclaim_at_s = now_s + RECLAIM_AFTER_OUTAGE_S
+        if now_s < self._reclaim_at_s:
             return
         self._reclaim_at_s = now_s + RECLAIM_INTERVAL_S
         idle_s = self._context.claim_lease_s + RECLAIM_MARGIN_S
@@ -333,6 +361,8 @@ class Worker:
 
 
 async def _close_after(attempts: set[asyncio.Task[None]], channel: DeliveryChannel[Any]) -> None:
-    if attempts:
-        await asyncio.wait(attempts)
-    await channel.close()
+    try:
+        if attempts:
+            await asyncio.wait(attempts)
+    finally:
+        await channel.close()

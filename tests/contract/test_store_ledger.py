@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 from msgspec.structs import replace as replace_story
 
@@ -92,6 +93,18 @@ async def test_outcome_of_a_lost_claim_is_discarded(store: Store) -> None:
 
     assert not await store.ledger.record_outcome(old.delivery, PLACE, DeliveryState.SENT, old.delivery.history)
     assert await store.ledger.record_outcome(new.delivery, PLACE, DeliveryState.SENT, new.delivery.history)
+
+
+async def test_outcome_of_a_lost_claim_is_discarded_after_later_claims_were_returned(store: Store) -> None:
+    """A verdict may wait for the store for hours. A returned claim does not count as an attempt."""
+    await planned(store, PHONE)
+    old = await claimed(store, PHONE)
+    for number in (1, 2):
+        later = await claimed(store, PHONE, NOW_US + 10 * number * SECOND_US)
+        assert not await store.ledger.record_outcome(old.delivery, PLACE, DeliveryState.SENT, old.delivery.history)
+        history = msgspec.structs.replace(later.delivery.history, next_us=NOW_US)
+        assert await store.ledger.record_outcome(later.delivery, PLACE, DeliveryState.RETRY, history, counts=False)
+        assert not await store.ledger.record_outcome(old.delivery, PLACE, DeliveryState.SENT, old.delivery.history)
 
 
 async def test_event_is_kept_while_its_history_needs_it(store: Store) -> None:

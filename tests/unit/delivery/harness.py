@@ -18,7 +18,9 @@ from gregor_delivery.attempt import DeliveryContext
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Sent, Verdict
 from gregor_delivery.decide.decision import ClaimFirst, Decider, SendDecision
+from gregor_delivery.worker import RECLAIM_AFTER_OUTAGE_S, Worker
 from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, message
+from tests.support.wait import wait_until
 from tests.unit.delivery.sample_categories import TOKEN
 
 
@@ -110,3 +112,9 @@ class DeliveryHarness:
         """Return the state of the item's delivery, and the reason."""
         found = await self.entry(item_id)
         return found.state, found.history.reason
+
+
+async def reach_first_reclaim(worker: Worker, clock: ManualClock) -> None:
+    """Let the time pass in which a worker that was just started reclaims nothing."""
+    await wait_until(lambda: not worker._has_queue_returned, "the worker uses its queue")
+    clock.advance(RECLAIM_AFTER_OUTAGE_S)

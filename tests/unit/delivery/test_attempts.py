@@ -14,12 +14,10 @@ from structlog.testing import capture_logs
 from gregor.clock import ManualClock
 from gregor.core.items.sync import View
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import MAX_ATTEMPTS, DeliveryHistory, DeliveryRecord, DeliveryState
+from gregor.core.notify.ledger import MAX_ATTEMPTS, DeliveryState
 from gregor.reference.store import MemoryQueueReader
-from gregor.reference.store.ledger import MemoryLedger
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.devices import Registration
-from gregor.store.contract.store import Unavailable
 from gregor.store.redis.store import RedisStore
 from gregor_delivery.attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, attempt
 from gregor_delivery.channels.contract import PushMessage
@@ -175,57 +173,6 @@ async def test_replay_enqueued_twice_arrives_once(harness: DeliveryHarness) -> N
     entry = await harness.entry("a")
     assert (entry.state, [each.status for each in entry.history.attempts]) == (DeliveryState.SENT, ["400", "200"])
     assert len(harness.provider.pushes) == 2
-
-
-class UnavailableLedger(MemoryLedger):
-    """A ledger that can be unavailable when a verdict is written."""
-
-    def __init__(self, other: MemoryLedger) -> None:
-        self.__dict__.update(other.__dict__)
-        self.is_away = False
-
-    async def record_outcome(
-        self,
-        delivery: DeliveryRecord,
-        place: str,
-        state: DeliveryState,
-        history: DeliveryHistory,
-        *,
-        counts: bool = True,
-    ) -> bool:
-        if self.is_away:
-            raise Unavailable("the ledger is away")
-        return await super().record_outcome(delivery, place, state, history, counts=counts)
-
-
-async def test_verdict_waits_for_an_unavailable_store(harness: DeliveryHarness) -> None:
-    ledger = harness.store._ledger = UnavailableLedger(harness.store.ledger)
-    ledger.is_away = True
-    intent = await harness.create("a")
-    sending = asyncio.create_task(attempt(harness.context, intent))
-    await wait_until(lambda: harness.provider.pushes, "it is sent")
-    ledger.is_away = False
-
-    assert await sending is None
-    assert ((await harness.outcome("a"))[0], len(harness.provider.pushes)) == (DeliveryState.SENT, 1)
-
-
-async def test_unwritten_verdict_ends_with_the_lease(
-    harness: DeliveryHarness,
-) -> None:
-    ledger = harness.store._ledger = UnavailableLedger(harness.store.ledger)
-    ledger.is_away = True
-    intent = await harness.create("a")
-    sending = asyncio.create_task(attempt(harness.context, intent))
-    await wait_until(lambda: harness.provider.pushes, "it is sent")
-    harness.clock.advance(harness.context.lease_s)
-
-    with pytest.raises(Unavailable):
-        await sending
-    ledger.is_away = False
-    assert await attempt(harness.context, intent) is None
-    assert len({push.collapse_id for push in harness.provider.pushes}) == 1
-    assert ((await harness.outcome("a"))[0], (await harness.entry("a")).n) == (DeliveryState.SENT, 2)
 
 
 @pytest.mark.redis

@@ -18,6 +18,7 @@ from gregor_delivery.channels.smtp.channel import mail_deadline_s
 from gregor_delivery.channels.smtp.pool import CONNECTIONS
 from gregor_delivery.worker import RECLAIM_MARGIN_S, Worker
 from tests.support.wait import wait_until
+from tests.unit.delivery.harness import reach_first_reclaim
 from tests.unit.delivery.mail_harness import DeliveryHarness, build
 
 HELD_S = 35.0
@@ -87,7 +88,9 @@ async def test_mail_of_a_dead_process_is_reclaimed_soon(harness: DeliveryHarness
     await queue.claim(1, 0.0)
     harness.clock.advance(HELD_S)
 
-    async with running(Worker(harness.context, queue)):
+    worker = Worker(harness.context, queue)
+    async with running(worker):
+        await reach_first_reclaim(worker, harness.clock)
         await wait_until(lambda: harness.relay.mails, "the mail is sent")
 
     assert harness.context.claim_lease_s + RECLAIM_MARGIN_S == HELD_S
@@ -105,7 +108,9 @@ async def test_mail_that_could_not_be_postponed_is_reclaimed_soon(
 
     monkeypatch.setattr(harness.store.ledger, "claim", fail)
     queue.fails = True
-    async with running(Worker(harness.context, queue)):
+    worker = Worker(harness.context, queue)
+    async with running(worker):
+        await reach_first_reclaim(worker, harness.clock)
         await queue.enqueue([await due_mail(harness)])
         await wait_until(lambda: queue.failures, "the mail could not be postponed")
         monkeypatch.setattr(harness.store.ledger, "claim", claim)
@@ -138,6 +143,7 @@ async def test_reclaimed_mail_that_is_with_a_relay_waits(harness: DeliveryHarnes
     await queue.enqueue([intent])
     holder = Worker(harness.context, queue)
     async with running(holder):
+        await reach_first_reclaim(holder, harness.clock)
         await wait_until(lambda: harness.relay.mails, "the mail is on its way")
         holder._renew_at_s = float("inf")
         harness.clock.advance(HELD_S)

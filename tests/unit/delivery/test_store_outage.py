@@ -33,7 +33,7 @@ from gregor_delivery.throttle.store_outage import (
 from gregor_delivery.worker import BATCH_SIZE, RECLAIM_MARGIN_S, Worker
 from tests.support.builders import NOW_US
 from tests.support.wait import wait_until
-from tests.unit.delivery.harness import DeliveryHarness
+from tests.unit.delivery.harness import DeliveryHarness, reach_first_reclaim
 from tests.unit.delivery.sample_categories import TOKEN
 
 AWAY = Unavailable("the store is away")
@@ -152,6 +152,7 @@ async def test_intents_of_a_dead_worker_are_reclaimed_at_once(harness: DeliveryH
 
     worker = Worker(harness.context, queue)
     running = asyncio.create_task(worker.run())
+    await reach_first_reclaim(worker, harness.clock)
 
     async def is_empty() -> bool:
         return (await queue.sizes(harness.clock.now_us())).claimed == 0

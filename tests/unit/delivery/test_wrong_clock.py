@@ -12,7 +12,7 @@ from gregor_delivery.channels.verdict import Retry
 from gregor_delivery.worker import RECLAIM_MARGIN_S, Worker
 from tests.support.builders import NOW_US, SECOND_US
 from tests.support.wait import wait_until
-from tests.unit.delivery.harness import DeliveryHarness
+from tests.unit.delivery.harness import DeliveryHarness, reach_first_reclaim
 
 DAY_S = 86_400
 
@@ -64,6 +64,7 @@ async def test_intents_that_were_taken_when_the_clock_went_wrong_are_reclaimed(h
 
     harness.clock.step(-DAY_S)
     harness.clock.advance(harness.context.claim_lease_s + RECLAIM_MARGIN_S + 1)
+    await reach_first_reclaim(worker, harness.clock)
     await wait_until(lambda: harness.provider.pushes, "it is reclaimed")
     worker.stop()
     await running
