@@ -64,6 +64,8 @@ class CategoryRegistry(VersionedCache):
         self._store = store
         self._count_failure = count_failure
         self._unreadable_version = 0
+        self._found: CategorySet | None = None
+        """The set that was loaded last, even if it cannot be parsed."""
         self._file: Path | None = None
         self._applied_us: int | None = None
         self._has_fallback = False
@@ -94,7 +96,7 @@ class CategoryRegistry(VersionedCache):
         """Call ``listener`` after each change of ``current``."""
         self._listeners.append(listener)
 
-    async def _load_if_changed(self) -> None:
+    async def _load(self, *, is_same_version_trusted: bool) -> None:
         """Load the current set. A set that cannot be parsed, from a newer release for instance, changes nothing."""
         if not self.is_read and self._file is not None and self._applied_us is not None:
             await self._apply_file(self._file, self._applied_us)
@@ -102,11 +104,13 @@ class CategoryRegistry(VersionedCache):
         if self._has_fallback and version == 0:
             self._has_fallback = False
             self._replace(0, NO_POLICIES)
-        if version in (self.version, self._unreadable_version):
+        is_same_version = version in (self.version, self._unreadable_version)
+        if is_same_version and is_same_version_trusted:
             return
         found = await self._store.categories.load(version)
-        if found is None:
+        if found is None or (is_same_version and found == self._found):
             return
+        self._found = found
         try:
             entries = parse_categories(found.entries)
         except Problem as problem:

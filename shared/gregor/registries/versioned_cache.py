@@ -1,5 +1,8 @@
 """A cache that every process refreshes when the version in the store changes.
 
+If Redis restarts without its newest data, a version number may come back with other data. The data is therefore loaded
+whatever its version after each report, after each gap or failure, and once a minute.
+
 A pub/sub message invalidates the cache at once, and so does a report of Redis (``KeyTracker``). While changes are not
 reported, a poll of the version finds them.
 
@@ -25,7 +28,8 @@ _log = structlog.get_logger(__name__)
 POLL_S: Final = 0.5
 """Interval between two polls of the version. It bounds the staleness of a process to less than one second."""
 RECHECK_S: Final = 60.0
-"""Interval between two polls while the server reports changes: a safety net."""
+"""Interval between two polls while the server reports changes: a safety net.
+Also the interval between two loads without a new version."""
 _SUBSCRIBE_S: Final = 2.0
 
 
@@ -34,7 +38,7 @@ class CacheUnavailable(Unavailable):
 
 
 class VersionedCache:
-    """Base class of a cache with a version number in the store. A subclass implements ``_load_if_changed``.
+    """Base class of a cache with a version number in the store. A subclass implements ``_load``.
 
     If ``subscriptions`` is given, messages on ``channel`` invalidate the cache. If ``tracker`` is given, changes of the
     key with the name of the channel do. Without reports of the tracker, the version is polled every ``poll_s`` seconds.
@@ -62,6 +66,8 @@ class VersionedCache:
         self._refreshing = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
         self._retry_at_s = 0.0
+        self._reload_at_s = 0.0
+        """When the data is loaded next even if its version is the same."""
         self._is_started = False
 
     async def start(self) -> None:
@@ -112,20 +118,28 @@ class VersionedCache:
         await asyncio.sleep(1.2 * self.poll_s)
 
     async def refresh(self) -> None:
-        """Load the current version if this process has another one. Raises ``CacheUnavailable``."""
+        """Load the current data if this process may have other data. Raises ``CacheUnavailable``."""
         async with self._refreshing:
             # Calls that waited for a failed read must not each wait for another one.
             now_s = asyncio.get_running_loop().time()
             if now_s < self._retry_at_s:
                 raise CacheUnavailable(f"{self._channel} could not be read a moment ago")
+            is_same_version_trusted = now_s < self._reload_at_s
+            if not is_same_version_trusted:
+                # Before the read: a gap during the read needs another one.
+                self._reload_at_s = now_s + RECHECK_S
             try:
-                await self._load_if_changed()
-            except Unavailable as error:
+                await self._load(is_same_version_trusted=is_same_version_trusted)
+            except BaseException as error:
+                self._reload_at_s = 0.0
+                if not isinstance(error, Unavailable):
+                    raise
                 self._retry_at_s = asyncio.get_running_loop().time() + min(self.poll_s, POLL_S) / 2
                 raise CacheUnavailable(f"{self._channel} cannot be read: {error}") from error
             self.is_read = True
 
-    async def _load_if_changed(self) -> None:
+    async def _load(self, *, is_same_version_trusted: bool) -> None:
+        """Load the current data, unless its version is the same and then means the same data."""
         raise NotImplementedError
 
     def _start_without_data(self) -> None:
@@ -139,6 +153,8 @@ class VersionedCache:
             with suppress(TimeoutError):
                 async with asyncio.timeout(RECHECK_S if is_reported else self.poll_s):
                     await self._invalidated.wait()
+            if self._invalidated.is_set():
+                self._reload_at_s = 0.0
             self._invalidated.clear()
             # Before the version is read: a change after that read is reported.
             is_reported = self._tracked is not None and await self._tracked.is_tracked()

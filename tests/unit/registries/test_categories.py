@@ -14,6 +14,7 @@ from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
+from gregor.registries import versioned_cache
 from gregor.registries.categories import CategoryEditor, CategoryRegistry
 from gregor.registries.category_files import apply_initial_file, check_file, read_checked, read_file
 from gregor.rendering.renderer import TemplateItem
@@ -93,6 +94,29 @@ async def test_poll_or_gap_finds_a_lost_message(deployment: Deployment) -> None:
     assert subscribed.version == 0
     subscribed.gap(same_server=True)
     await wait_until(lambda: subscribed.version == 1, "the gap invalidates the cache")
+
+
+@pytest.mark.parametrize("is_subscribed", [True, False], ids=["gap", "poll"])
+async def test_other_set_with_the_same_version_is_loaded(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, is_subscribed: bool
+) -> None:
+    """Redis restarts empty or from an older snapshot, and the next change has the number of a lost one."""
+    monkeypatch.setattr(versioned_cache, "RECHECK_S", 0.0 if not is_subscribed else NEVER_S)
+    await deployment.apply(A)
+    registry = await deployment.registry(is_subscribed=is_subscribed, poll_s=NEVER_S if is_subscribed else 0.01)
+    changes: list[int] = []
+    registry.on_change(lambda: changes.append(registry.version))
+
+    deployment.store._categories = MemoryStore(Limits()).categories
+    await deployment.apply(B)
+    if is_subscribed:
+        registry.gap(same_server=True)
+    await wait_until(lambda: registry.current.resolve("b").title == "two", "the stored set is loaded")
+    for _ in range(3):
+        registry.gap(same_server=True)
+        await registry.refresh()
+
+    assert (registry.version, changes) == (1, [1])
 
 
 async def test_unreadable_set_keeps_the_last_good_one(deployment: Deployment) -> None:

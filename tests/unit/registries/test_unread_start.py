@@ -106,6 +106,21 @@ async def test_entries_of_the_file_are_used_meanwhile(
     assert registry.current.resolve("b").title is None
 
 
+async def test_set_that_a_restore_brings_back_replaces_an_empty_one(
+    store: ShardedStore, registry: CategoryRegistry, file: str
+) -> None:
+    await store.data.categories.apply(STORED, NOW_US)
+    await registry.open(file, NOW_US, applies_file=False)
+    store.shard_of_categories.is_away = False
+    await wait_until(lambda: registry.version == 1, "the stored set is read")
+    stored, store.shard_of_categories._data = store.data.categories, MemoryStore(Limits()).categories
+    await wait_until(lambda: registry.version == 0, "the set is lost")
+
+    store.shard_of_categories._data = stored
+
+    await wait_until(lambda: registry.current.resolve("a").title == "stored", "the set is loaded again")
+
+
 async def test_file_is_applied_to_a_new_deployment_later(
     store: ShardedStore, registry: CategoryRegistry, file: str
 ) -> None:

@@ -13,6 +13,7 @@ from gregor.core.notify.webhook_events import Webhook, WebhookEventType
 from gregor.core.notify.webhook_signature import decode_secret
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
+from gregor.registries import versioned_cache
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from tests.support.builders import NOW_US
 from tests.support.wait import wait_until
@@ -67,6 +68,24 @@ async def test_poll_finds_a_change_without_a_message(deployment: Deployment) -> 
     made = await deployment.create()
 
     await wait_until(lambda: polling.get(made.id) == made, "the poll finds the webhook")
+
+
+@pytest.mark.parametrize("is_subscribed", [True, False], ids=["gap", "poll"])
+async def test_other_webhooks_with_the_same_version_are_loaded(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, is_subscribed: bool
+) -> None:
+    """Redis restarts empty or from an older snapshot, and the next change has the number of a lost one."""
+    monkeypatch.setattr(versioned_cache, "RECHECK_S", 0.0 if not is_subscribed else NEVER_S)
+    before = await deployment.create()
+    registry = await deployment.registry(is_subscribed=is_subscribed, poll_s=NEVER_S if is_subscribed else 0.01)
+    assert registry.get(before.id) == before
+
+    deployment.store._webhooks = MemoryStore(Limits()).webhooks
+    made = await WebhookEditor(deployment.store.webhooks).create("https://b.example", None, None, None, NOW_US)
+    if is_subscribed:
+        registry.gap(same_server=True)
+
+    await wait_until(lambda: list(registry.current) == [made], "the stored webhook is loaded")
 
 
 async def test_store_records_only_wanted_events(deployment: Deployment) -> None:
