@@ -129,7 +129,7 @@ def test_thin_client_has_few_requirements() -> None:
 
     assert len(project["dependencies"]) <= MAX_REQUIREMENTS
     names = {re.split(r"[\[<>=;!~ ]", line)[0] for line in project["dependencies"]}
-    assert names == {"httpx", "picows", "msgspec", "pyjwt", "typer"}
+    assert names == {"h11", "httpx", "picows", "msgspec", "pyjwt", "typer"}
 
 
 def test_thin_client_names_the_missing_extras(thin: Path, tmp_path: Path) -> None:
