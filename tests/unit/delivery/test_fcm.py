@@ -304,6 +304,18 @@ async def test_access_token_is_renewed_in_background(harness: FcmHarness) -> Non
     harness.fake.server.drop_all()
 
 
+async def test_access_token_with_a_short_life_is_not_renewed_for_each_push(harness: FcmHarness) -> None:
+    harness.fake.token_lifetime_s = int(RENEW_BEFORE_S) - 100
+    for n in range(50):
+        await harness.send(replace(PUSH, token=f"t{n}"))
+    assert harness.fake.token_fetches == 1
+
+    harness.clock.advance(harness.fake.token_lifetime_s / 2 + 1)
+    await harness.send()
+
+    await wait_until(lambda: harness.fake.token_fetches == 2, "the renewal is asked for")
+
+
 async def test_token_endpoint_down_is_retried(harness: FcmHarness) -> None:
     harness.fake.token_script = lambda: FakeResponse(503, b"")
     waiting, begun = Waiting(), time.monotonic()

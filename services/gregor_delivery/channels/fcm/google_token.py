@@ -30,7 +30,8 @@ from gregor_delivery.channels.verdict import clean
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 RENEW_BEFORE_S: Final = 300.0
-"""A token is renewed this long before it expires, while sends still use it; Google's libraries use 225 s."""
+"""A token is renewed this long before it expires, while sends still use it; Google's libraries use 225 s. A token that
+lives less than twice as long is renewed in the second half of its life."""
 FETCH_TIMEOUT_S: Final = 10.0
 """Timeout of a request to the token endpoint, and of reading its answer."""
 MAX_ANSWER_BYTES: Final = 32_768
@@ -94,6 +95,7 @@ class AccessToken:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="google-token")
         self._fetch: asyncio.Task[str] | None = None
         self._token: str | None = None
+        self._renew_at = 0.0
         self._ends_at = 0.0
 
     async def get(self, timeout_s: float) -> str:
@@ -101,9 +103,9 @@ class AccessToken:
 
         A token that expires soon is still returned, and renewed in the background.
         """
-        left_s = self._ends_at - self._clock.monotonic()
-        if self._token is not None and left_s > 0:
-            if left_s < RENEW_BEFORE_S:
+        now = self._clock.monotonic()
+        if self._token is not None and now < self._ends_at:
+            if now > self._renew_at:
                 self._start()
             return self._token
         try:
@@ -147,6 +149,7 @@ class AccessToken:
             raise TokenUnavailable("Google's token endpoint sent a token that cannot be used", is_final=False)
         self._token = token
         self._ends_at = self._clock.monotonic() + lifetime_s
+        self._renew_at = self._ends_at - min(RENEW_BEFORE_S, lifetime_s / 2)
         return token
 
     def _refresh(self, loop: asyncio.AbstractEventLoop) -> tuple[object, float]:
