@@ -338,7 +338,7 @@ class Device:
     # Synchronization and outbox.
 
     def _apply(self, frame: Mapping[str, Any]) -> GatewayClosed | None:
-        outcome = self._synchronizer.receive(frame, self._clock.now_us())
+        outcome = self._synchronizer.receive(frame, self._monotonic_us())
         self._subscriptions.publish(outcome.changes)
         self._complete(outcome.completed)
         if outcome.refusal is not None:
@@ -354,15 +354,18 @@ class Device:
         """Send the frames that are due, and set a timer for the next ones."""
         if self._connection is None:
             return
-        now_us = self._clock.now_us()
-        for frame in self._synchronizer.tick(now_us):
+        monotonic_us = self._monotonic_us()
+        for frame in self._synchronizer.tick(monotonic_us):
             self._connection.send(frame)
         if self._tick_timer is not None:
             self._tick_timer.cancel()
             self._tick_timer = None
-        if (at_us := self._synchronizer.next_tick_us(now_us)) is not None:
-            delay_s = (at_us - now_us) / 1_000_000
+        if (at_us := self._synchronizer.next_tick_us(monotonic_us)) is not None:
+            delay_s = (at_us - monotonic_us) / 1_000_000
             self._tick_timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _monotonic_us(self) -> int:
+        return round(self._clock.monotonic() * 1_000_000)
 
     async def _receipt_of(self, message: Message) -> dict[str, Any]:
         if self.stopped is not None:

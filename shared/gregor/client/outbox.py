@@ -57,13 +57,15 @@ class Outbox:
         self._new_id = new_id
         self._entries: dict[int, OutboxEntry] = {}
         self._last_ref = 0
-        self._hold_until_us = 0
+        self._hold_until_us = 0  # monotonic
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def put(self, message: Message, copy: Mapping[str, Item], now_us: int) -> int:
         """Enqueue a message, made safe to repeat, and return its `ref`. `copy` is the device's copy at this moment.
+
+        `now_us`: the wall time, which a created item shows.
 
         Raises TypeError or ValueError if the message can never be sent: it is too long, or not JSON in UTF-8.
         """
@@ -75,9 +77,11 @@ class Outbox:
         self._entries[self._last_ref] = OutboxEntry(self._last_ref, prepared, now_us)
         return self._last_ref
 
-    def sendable(self, now_us: int) -> list[dict[str, Any]]:
+    # Waits follow the monotonic clock: a step of the wall clock would extend them by its length.
+
+    def sendable(self, monotonic_us: int) -> list[dict[str, Any]]:
         """Return the frames to send now, oldest first, and mark them as sent."""
-        if now_us < self._hold_until_us:
+        if monotonic_us < self._hold_until_us:
             return []
         waiting = [entry for entry in self._entries.values() if entry.receipt is None]
         in_flight = sum(entry.is_sent for entry in waiting)
@@ -86,16 +90,16 @@ class Outbox:
             entry.is_sent = True
         return [{"ref": entry.ref, **entry.message} for entry in chosen]
 
-    def hold_s(self, now_us: int) -> float:
+    def hold_s(self, monotonic_us: int) -> float:
         """Return the seconds that remain of a wait that the server asked for; 0 without such a wait."""
-        return max(0, self._hold_until_us - now_us) / 1_000_000
+        return max(0, self._hold_until_us - monotonic_us) / 1_000_000
 
     def reconnected(self) -> None:
         """Mark all messages without a receipt as not sent: the connection is new."""
         for entry in self._entries.values():
             entry.is_sent = False
 
-    def answered(self, frame: Mapping[str, Any], seq: int, now_us: int) -> list[Completed]:
+    def answered(self, frame: Mapping[str, Any], seq: int, monotonic_us: int) -> list[Completed]:
         """Process a `receipt` or `problem` frame and return the completed entries. `seq`: position of the copy."""
         entry = self._entries.get(frame["ref"])
         if entry is None:
@@ -106,7 +110,8 @@ class Outbox:
         problem: dict[str, Any] = frame["problem"]
         if is_retryable(problem):
             entry.is_sent = False
-            self._hold_until_us = now_us + 1_000 * min(max(1, problem.get("retry_after_ms", 1_000)), MAX_WAIT_MS)
+            wait_ms = min(max(1, problem.get("retry_after_ms", 1_000)), MAX_WAIT_MS)
+            self._hold_until_us = monotonic_us + 1_000 * wait_ms
             return []
         del self._entries[entry.ref]
         return [Completed(entry.ref, problem=problem)]

@@ -1,6 +1,7 @@
 """The synchronizer of a user's state: copy and outbox, and the protocol between them and the server.
 
-It does no I/O and knows no clock: time is an argument.
+It does no I/O and reads no clock. Waits and the comparison of the digest get the monotonic time (`monotonic_us`), which
+never jumps. The times of items are compared with the wall time (`now_us`).
 
 Frames of a connection go in, frames to send come out. `Device` carries them over a WebSocket; `gregor conformance` runs
 this class against a simulated server.
@@ -69,39 +70,39 @@ class Synchronizer:
         """Enqueue a message and return its ref; `sendable` returns the frame."""
         return self.outbox.put(message, self.mirror.items, now_us)
 
-    def sendable(self, now_us: int) -> list[Frame]:
+    def sendable(self, monotonic_us: int) -> list[Frame]:
         """Return the messages to send now, and mark them as sent."""
-        return self.outbox.sendable(now_us) if self.is_synced else []
+        return self.outbox.sendable(monotonic_us) if self.is_synced else []
 
-    def receive(self, frame: Mapping[str, Any], now_us: int) -> Outcome:
+    def receive(self, frame: Mapping[str, Any], monotonic_us: int) -> Outcome:
         """Process one frame of the server."""
         outcome = Outcome()
         if "ref" in frame:
-            outcome.completed = self.outbox.answered(frame, self.mirror.seq, now_us)
+            outcome.completed = self.outbox.answered(frame, self.mirror.seq, monotonic_us)
         elif "problem" in frame:
-            self._on_problem(frame["problem"], now_us, outcome)
+            self._on_problem(frame["problem"], monotonic_us, outcome)
         else:
             outcome.changes = self.mirror.apply(frame)
             for change in outcome.changes:
                 if isinstance(change, Synced):
-                    self._on_synced(change, now_us, outcome.send)
+                    self._on_synced(change, monotonic_us, outcome.send)
             outcome.completed = self.outbox.reached(self.mirror.seq)
-        outcome.send += self.sendable(now_us)
+        outcome.send += self.sendable(monotonic_us)
         return outcome
 
-    def tick(self, now_us: int) -> list[Frame]:
+    def tick(self, monotonic_us: int) -> list[Frame]:
         """Return the frames that are due: messages after a wait, and the comparison of the digest."""
-        frames = self.sendable(now_us)
-        if self.is_synced and now_us >= self._check_at_us:
-            self._check_at_us = now_us + self._check_us
+        frames = self.sendable(monotonic_us)
+        if self.is_synced and monotonic_us >= self._check_at_us:
+            self._check_at_us = monotonic_us + self._check_us
             frames.append({"resync": True if self.mirror.needs_full else self.position()})
         return frames
 
-    def next_tick_us(self, now_us: int) -> int | None:
+    def next_tick_us(self, monotonic_us: int) -> int | None:
         """Return the next time at which `tick` must be called; None if there is none."""
         moments = [self._check_at_us] if self.is_synced else []
-        if self.is_synced and (hold_s := self.outbox.hold_s(now_us)):
-            moments.append(now_us + round(hold_s * 1_000_000))
+        if self.is_synced and (hold_s := self.outbox.hold_s(monotonic_us)):
+            moments.append(monotonic_us + round(hold_s * 1_000_000))
         return min(moments, default=None)
 
     def shown(self, now_us: int) -> dict[str, Item]:
@@ -113,9 +114,9 @@ class Synchronizer:
         """Return the number of shown items that count for the badge."""
         return count(self.shown(now_us), self.mirror.uncounted)
 
-    def _on_synced(self, change: Synced, now_us: int, send: list[Frame]) -> None:
+    def _on_synced(self, change: Synced, monotonic_us: int, send: list[Frame]) -> None:
         self.is_synced = True
-        self._check_at_us = now_us + self._check_us
+        self._check_at_us = monotonic_us + self._check_us
         self.mismatches += not change.is_proven
         if change.kind == "full":
             self.outbox.full_copy_at(self.mirror.seq)
@@ -124,11 +125,11 @@ class Synchronizer:
             send.append({"resync": True})
         self._is_repairing = self.mirror.needs_full
 
-    def _on_problem(self, problem: Mapping[str, Any], now_us: int, outcome: Outcome) -> None:
+    def _on_problem(self, problem: Mapping[str, Any], monotonic_us: int, outcome: Outcome) -> None:
         """Process a problem without a ref: it answers the hello or a resync, not a message of the outbox."""
         retry_after_ms = problem.get("retry_after_ms", 1_000)
         if self.is_synced:
-            self._check_at_us = min(self._check_at_us, now_us + retry_after_ms * 1_000)
+            self._check_at_us = min(self._check_at_us, monotonic_us + retry_after_ms * 1_000)
         elif is_retryable(problem):
             outcome.refusal = CloseCode.UNAVAILABLE, f"retry_after_ms={retry_after_ms}"
         else:

@@ -13,6 +13,7 @@ from gregor.client.errors import DeviceStopped, Rejected
 from gregor.client.messages import creation
 from gregor.client.mirror import digest_of
 from gregor.client.reconnect import DeviceTimings
+from gregor.clock import ManualClock
 from tests.support.wait import wait_until
 from tests.unit.client.scripted_gateway import ScriptedConnection, ScriptedGateway, scripted_gateway
 
@@ -136,6 +137,36 @@ async def test_ping_is_answered_with_its_number(gateway: ScriptedGateway) -> Non
         await connection.send({"ping": 7})
 
         assert await connection.receive("pong") == {"pong": 7}
+
+
+async def test_step_of_the_clock_does_not_extend_the_wait_of_the_outbox(gateway: ScriptedGateway) -> None:
+    clock = ManualClock(1_700_000_000_000_000)
+    async with device_of(gateway, clock=clock) as device:
+        connection = await synced(gateway, device)
+        first, second = device.post(creation("a", "mail")), device.post(creation("b", "mail"))
+        await connection.receive("ref")
+        await connection.receive("ref")
+        problem = {"code": "rate_limited", "status": 429, "retry_after_ms": 20}
+        await connection.send({"ref": first, "problem": problem}, {"ref": second, "receipt": {"unchanged": True}})
+        await wait_until(lambda: device.pending == 1, "both answers came")
+
+        clock.step(-3_600)
+        third = device.post(creation("c", "mail"))
+        clock.advance(0.02)
+
+        assert [(await connection.receive("ref"))["ref"] for _ in range(2)] == [first, third]
+
+
+async def test_step_of_the_clock_does_not_delay_the_comparison_of_the_digest(gateway: ScriptedGateway) -> None:
+    clock = ManualClock(1_700_000_000_000_000)
+    timings = DeviceTimings(first_delay_s=0.01, max_delay_s=0.02, check_s=0.02)
+    async with Device(gateway.url, "a.b.c", clock=clock, timings=timings) as device:
+        connection = await synced(gateway, device)
+
+        clock.step(-3_600)
+        clock.advance(0.02)
+
+        assert await connection.receive("resync")
 
 
 SILENT = DeviceTimings(first_delay_s=0.01, max_delay_s=0.02, silence_s=0.05, answer_s=0.2)

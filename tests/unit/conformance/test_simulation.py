@@ -76,8 +76,8 @@ class ForgetsOnReconnect(Outbox):
 class ConfirmsTooEarly(Outbox):
     """Every message leaves the outbox when it is sent."""
 
-    def sendable(self, now_us: int) -> list[dict[str, Any]]:
-        frames = super().sendable(now_us)
+    def sendable(self, monotonic_us: int) -> list[dict[str, Any]]:
+        frames = super().sendable(monotonic_us)
         self._entries.clear()
         return frames
 
@@ -88,8 +88,8 @@ class RepeatsExternals(Outbox):
     def _prepare(self, message: Message, copy: Mapping[str, Item]) -> Message:
         return dict(message)
 
-    def sendable(self, now_us: int) -> list[dict[str, Any]]:
-        return [{**frame, "id": self._new_id()} for frame in super().sendable(now_us)]
+    def sendable(self, monotonic_us: int) -> list[dict[str, Any]]:
+        return [{**frame, "id": self._new_id()} for frame in super().sendable(monotonic_us)]
 
 
 class KeepsRefused(Outbox):
