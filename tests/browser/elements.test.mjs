@@ -49,6 +49,27 @@ test("no view violates a strict policy", async () => {
   assert.deepEqual(page.problems, []);
 });
 
+test("new items are announced after the clock of the device was set back", async () => {
+  const { user, page } = await open("gregor-inbox", ["a1"]);
+  await page.locator("gregor-inbox .item").waitFor();
+  const announced = () => page.locator("gregor-inbox [role=status][part=quiet]").last().textContent();
+  const create = (id) => cluster.create(user.uid, id, "mail", { title: `Item ${id}`, text: "Text" });
+  await create("n1");
+  await until(async () => (await announced()).includes("Item n1"), "the item is announced");
+
+  await page.evaluate(() => {
+    const now = Date.now;
+    Date.now = () => now() - 3_600_000;
+  });
+
+  // An announcement follows another after five seconds, so the first ones of these items are silent.
+  let last = 0;
+  await until(async () => {
+    await create(`p${++last}`);
+    return !(await announced()).includes("Item n1");
+  }, "a later item is announced");
+});
+
 for (const [label, options, language] of [
   ["light", { colorScheme: "light" }, {}],
   ["dark", { colorScheme: "dark" }, {}],

@@ -37,7 +37,7 @@ export declare class Outbox {
     private _sent;
     private _receipts;
     private _lastQueued;
-    /** Unix seconds before which nothing is sent, because the server asked to wait; 0 after the wait. */
+    /** Monotonic milliseconds before which nothing is sent, because the server asked to wait; 0 after the wait. */
     holdUntil: number;
     get size(): number;
     all(): Entry[];
@@ -47,7 +47,7 @@ export declare class Outbox {
     add(entry: Entry): void;
     /** Removes an entry that another tab has completed. */
     delete(key: string): void;
-    /** Returns the frames to send now, oldest first, and marks them as sent. */
+    /** Returns the frames to send at `now` (monotonic milliseconds), oldest first, and marks them as sent. */
     sendable(now: number): Frame[];
     /** Marks all messages without a receipt as not sent: the connection is new. */
     reconnected(): void;

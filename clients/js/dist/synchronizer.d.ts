@@ -1,8 +1,9 @@
 /**
  * The synchronizer of a user's state: the copy, the outbox, and the frames that they send. No I/O and no clock.
  *
- * Frames of a connection go in, frames to send come out. `now` is the server's time in Unix seconds. `gregor conformance`
- * tests this class against a simulated server.
+ * Frames of a connection go in, frames to send come out. `now` is in monotonic milliseconds for waits and the
+ * check of the digest, and in Unix seconds of the server for `put` and `shown`. `gregor conformance` tests this class
+ * against a simulated server.
  */
 import { type Change, type Frame, Mirror } from "./mirror.js";
 import { type Completed, type Entry, Outbox } from "./outbox.js";
@@ -33,16 +34,13 @@ export declare class Synchronizer {
     closed(): void;
     /** Cursor and digest of the copy; empty without a copy. */
     position(): Frame;
-    /** Enqueues a message. Throws if the outbox is full, or if the message is too long or of the wrong form. */
-    put(message: Message, now: number, after?: string): {
-        entry: Entry;
-        send: Frame[];
-    };
+    /** Enqueues a message, which the next `tick` sends. Throws if the outbox is full, or if the message is too long or of the wrong form. */
+    put(message: Message, now: number, after?: string): Entry;
     /** Processes one frame of the server. */
     receive(frame: Frame, now: number): Outcome;
     /** Returns the frames that are due at `now`: messages after a wait, and the check of the digest. */
     tick(now: number): Frame[];
-    /** The next moment at which `tick` has something to do, in Unix seconds; it may be past. */
+    /** The next moment at which `tick` has something to do, in monotonic milliseconds; it may be past. */
     nextTick(): number;
     /** Returns the items to show at `now`, and the ids that wait for the server. */
     shown(now: number): {

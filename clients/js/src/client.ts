@@ -185,7 +185,7 @@ export class GregorClient implements CoreClient {
   // Events of the connector.
 
   frame(frame: Frame): { code: number; reason: string } | undefined {
-    const { send, changes, completed, end } = this.synchronizer.receive(frame, this.clock.now());
+    const { send, changes, completed, end } = this.synchronizer.receive(frame, this.env.monotonic());
     this.connector.send(send);
     this.applied(changes, completed);
     return end;
@@ -330,7 +330,7 @@ export class GregorClient implements CoreClient {
   }
 
   sendPending(): void {
-    this.connector.send(this.synchronizer.tick(this.clock.now()));
+    this.connector.send(this.synchronizer.tick(this.env.monotonic()));
   }
 
   /** Marks the state as changed. The listeners are called once, in a microtask after all changes of this turn. */
@@ -362,10 +362,10 @@ export class GregorClient implements CoreClient {
       // Storage, tabs and the server must get the same message: the caller may change it later, or it may have values
       // that are not JSON.
       message = JSON.parse(JSON.stringify(message));
-      const { entry, send } = this.synchronizer.put(message, this.clock.now(), after);
+      const entry = this.synchronizer.put(message, this.clock.now(), after);
       // Stored before it is sent: a reload between the two sends it again, which changes nothing.
       this.stored(entry);
-      this.connector.send(send);
+      this.sendPending();
       this.markChanged();
       const receipt = new Promise<Receipt>((resolve, reject) => this._receipts.set(entry.key, { resolve, reject }));
       return { key: entry.key, receipt: ignorable(receipt) };
@@ -391,12 +391,12 @@ export class GregorClient implements CoreClient {
   /** Starts the timer of the next expiry, reminder, digest check or end of a wait. */
   private _plan(now: number): void {
     this.env.stopTimer(this._timer);
-    const next = Math.min(this._store.nextMoment(now), this.synchronizer.nextTick());
-    if (next === Infinity || this.closed) return;
+    const wait = Math.min((this._store.nextMoment(now) - now) * 1000, this.synchronizer.nextTick() - this.env.monotonic());
+    if (wait === Infinity || this.closed) return;
     this._timer = this.env.startTimer(() => {
       this.sendPending();
       this.markChanged();
-    }, Math.max(1, (next - now) * 1000));
+    }, Math.max(1, wait));
   }
 
   /** Rejects the promises of all entries; with `isFinal` also `ready`. Returns their error. */

@@ -17,13 +17,16 @@ const responses: Record<string, (request: any) => object> = {
     return {};
   },
   open: () => ({ send: [{ hello: synchronizer.opened() }] }),
-  receive: ({ now, frames }) => ({ send: frames.flatMap((text: string): Frame[] => synchronizer.receive(JSON.parse(text), now).send) }),
+  receive: ({ now, frames }) => ({ send: frames.flatMap((text: string): Frame[] => synchronizer.receive(JSON.parse(text), now * 1000).send) }),
   close() {
     synchronizer.closed();
     return {};
   },
-  dispatch: ({ now, message }) => ({ send: synchronizer.put(message, now).send }),
-  tick: ({ now }) => ({ send: synchronizer.tick(now) }),
+  dispatch({ now, message }) {
+    synchronizer.put(message, now);
+    return { send: synchronizer.tick(now * 1000) };
+  },
+  tick: ({ now }) => ({ send: synchronizer.tick(now * 1000) }),
   state({ now }) {
     const { cursor, digest, items: copy, uncounted } = synchronizer.mirror;
     const { items } = synchronizer.shown(now);

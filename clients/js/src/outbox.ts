@@ -48,7 +48,9 @@ export class Outbox {
   private _sent = new Set<string>();
   private _receipts = new Map<string, Receipt>();
   private _lastQueued = 0;
-  /** Unix seconds before which nothing is sent, because the server asked to wait; 0 after the wait. */
+  /** Monotonic milliseconds before which nothing is sent, because the server asked to wait; 0 after the wait. */
+  // Not the server's time: if its clock steps back, the wait would be longer by that step. While a machine sleeps,
+  // `performance.now` stands still in some browsers: the wait is then longer by at most its remaining part.
   holdUntil = 0;
 
   get size(): number {
@@ -90,7 +92,7 @@ export class Outbox {
     this._entries.delete(key);
   }
 
-  /** Returns the frames to send now, oldest first, and marks them as sent. */
+  /** Returns the frames to send at `now` (monotonic milliseconds), oldest first, and marks them as sent. */
   sendable(now: number): Frame[] {
     if (now < this.holdUntil) return [];
     this.holdUntil = 0;
@@ -120,7 +122,7 @@ export class Outbox {
     }
     const problem: Problem = frame.problem;
     if (isRetryable(problem)) {
-      this.holdUntil = now + Math.min(MAX_WAIT_MS, Math.max(1, problem.retry_after_ms ?? 1000)) / 1000;
+      this.holdUntil = now + Math.min(MAX_WAIT_MS, Math.max(1, problem.retry_after_ms ?? 1000));
       return [];
     }
     return this.all()

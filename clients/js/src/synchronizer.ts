@@ -1,16 +1,17 @@
 /**
  * The synchronizer of a user's state: the copy, the outbox, and the frames that they send. No I/O and no clock.
  *
- * Frames of a connection go in, frames to send come out. `now` is the server's time in Unix seconds. `gregor conformance`
- * tests this class against a simulated server.
+ * Frames of a connection go in, frames to send come out. `now` is in monotonic milliseconds for waits and the
+ * check of the digest, and in Unix seconds of the server for `put` and `shown`. `gregor conformance` tests this class
+ * against a simulated server.
  */
 
 import { type Change, type Frame, Mirror } from "./mirror";
 import { type Completed, type Entry, isRetryable, Outbox } from "./outbox";
 import type { Item, Message, Problem } from "./types";
 
-/** Interval of the comparison with the server's digest, in seconds. */
-const CHECK_S = 300;
+/** Interval of the comparison with the server's digest. */
+const CHECK_MS = 300_000;
 
 /** The effects of one frame. */
 export interface Outcome {
@@ -51,10 +52,9 @@ export class Synchronizer {
     return cursor === null ? {} : { cursor, digest };
   }
 
-  /** Enqueues a message. Throws if the outbox is full, or if the message is too long or of the wrong form. */
-  put(message: Message, now: number, after?: string): { entry: Entry; send: Frame[] } {
-    const entry = this.outbox.put(message, this.mirror.items, now, after);
-    return { entry, send: this._sendable(now) };
+  /** Enqueues a message, which the next `tick` sends. Throws if the outbox is full, or if the message is too long or of the wrong form. */
+  put(message: Message, now: number, after?: string): Entry {
+    return this.outbox.put(message, this.mirror.items, now, after);
   }
 
   /** Processes one frame of the server. */
@@ -77,13 +77,13 @@ export class Synchronizer {
   tick(now: number): Frame[] {
     const send = this._sendable(now);
     if (this.synced && now >= this._checkAt) {
-      this._checkAt = now + CHECK_S;
+      this._checkAt = now + CHECK_MS;
       send.push({ resync: this.mirror.needsFull || this.position() });
     }
     return send;
   }
 
-  /** The next moment at which `tick` has something to do, in Unix seconds; it may be past. */
+  /** The next moment at which `tick` has something to do, in monotonic milliseconds; it may be past. */
   nextTick(): number {
     // `holdUntil` counts even if it is past: timers fire up to 1 ms early, so the last `tick` may have come too soon.
     return Math.min((this.synced && this.outbox.size && this.outbox.holdUntil) || Infinity, this._checkAt);
@@ -104,7 +104,7 @@ export class Synchronizer {
 
   private _onSynced(change: Change & { type: "synced" }, now: number, send: Frame[]): void {
     this.synced = true;
-    this._checkAt = now + CHECK_S;
+    this._checkAt = now + CHECK_MS;
     if (!change.proven) this.mismatches++;
     if (change.kind === "full") this.outbox.fullCopyAt(this.mirror.seq);
     // Only once: if a full copy does not match its own digest, another request would lead to the same.
@@ -115,7 +115,7 @@ export class Synchronizer {
   /** A problem without a ref answers the `hello` or a `resync`, not a message of the outbox. */
   private _onProblem(problem: Problem, now: number, outcome: Outcome): void {
     const waitMs = problem.retry_after_ms ?? 1000;
-    if (this.synced) this._checkAt = Math.min(this._checkAt, now + waitMs / 1000);
+    if (this.synced) this._checkAt = Math.min(this._checkAt, now + waitMs);
     else if (isRetryable(problem)) outcome.end = { code: 4006, reason: `retry_after_ms=${waitMs}` };
     else outcome.end = { code: 4503, reason: `${problem.code}: ${problem.detail}` };
   }

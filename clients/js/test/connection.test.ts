@@ -210,14 +210,14 @@ test("a wait that the server asks for is at most an hour", async () => {
   outbox.put({ system: "gregor", body: {} }, new Map(), 0);
   const [{ ref }] = outbox.sendable(0) as [{ ref: string }];
   outbox.answered({ ref, problem: { code: "unavailable", retry_after_ms: 86_400_000 } }, 0, 0);
-  assert.equal(outbox.holdUntil, 3_600);
+  assert.equal(outbox.holdUntil, 3_600_000);
 });
 
 /** A client whose first message is answered by a wait. Its timers fire 0.5 ms early, and each callback takes 1 ms. */
 function rateLimited(retryAfterMs: number, keepsConnection: boolean) {
   const world = browser();
   const { env } = world.open(false).client;
-  const result = { world, sent: [] as number[], timers: 0 };
+  const result = { world, sent: [] as number[], resynced: [] as number[], timers: 0, deliver: (_frame: object) => {} };
   const startTimer = (callback: () => void, ms: number) => {
     result.timers++;
     return env.startTimer(() => (callback(), (world.now += 1)), ms - 0.5);
@@ -228,6 +228,7 @@ function rateLimited(retryAfterMs: number, keepsConnection: boolean) {
     open(_request, events) {
       const isRefused = result.sent.length > 0;
       const synced = { system: "gregor", sync: "full", seq: 1, cursor: "aaaaaa-1", body: {} };
+      result.deliver = (frame) => events.frame(frame);
       startTimer(() => (isRefused ? events.closed(1006, "") : events.frame(synced)), 10);
       const answer = (ref: string) => {
         events.frame({ ref, problem });
@@ -235,6 +236,7 @@ function rateLimited(retryAfterMs: number, keepsConnection: boolean) {
       };
       return {
         send(frames) {
+          if (frames.some((frame) => frame.resync)) result.resynced.push(world.now);
           for (const { ref } of frames.filter((frame) => frame.ref)) {
             if (result.sent.push(world.now) === 1) startTimer(() => answer(ref), 10);
           }
@@ -258,6 +260,21 @@ for (const retryAfterMs of [1, 400, 7_000]) {
     const waited = second! - first!;
     assert.ok(waited >= retryAfterMs && waited <= retryAfterMs + 20, `${waited} ms`);
     assert.ok(result.timers < 100, `${result.timers} timers`);
+  });
+}
+
+for (const stepS of [-3_600, 3_600]) {
+  test(`a step of the server's clock by ${stepS} s changes neither a wait nor the check of the digest`, async () => {
+    const result = rateLimited(7_000, true);
+    await result.world.pass(1_000);
+    result.deliver({ welcome: { now: 1.7e12 + result.world.now + stepS * 1_000 } });
+    await result.world.pass(4_000);
+    assert.equal(result.sent.length, 1);
+    await result.world.pass(4_000);
+    assert.equal(result.sent.length, 2);
+    assert.deepEqual(result.resynced, []);
+    await result.world.pass(300_000);
+    assert.equal(result.resynced.length, 1);
   });
 }
 

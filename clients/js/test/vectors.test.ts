@@ -34,7 +34,8 @@ for (const { name, now, copy, dispatch, sends, adds_id, shows } of read("message
     const synchronizer = new Synchronizer();
     synchronizer.opened();
     synchronizer.receive({ system: "gregor", sync: "full", cursor: "aaaaaa-5", body: { create: copy } }, now);
-    const [{ ref, id, ...message }] = synchronizer.put(dispatch, now).send as any;
+    synchronizer.put(dispatch, now);
+    const [{ ref, id, ...message }] = synchronizer.tick(now) as any;
     assert.ok(ref);
     assert.equal(!!id, adds_id);
     assert.deepEqual(message, sends);

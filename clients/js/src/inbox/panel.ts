@@ -44,7 +44,7 @@ export class GregorInbox extends GregorElement {
   #seen: State["items"] | null = null;
   #seenTimer = 0;
   #clock = 0;
-  #spokenAt = 0;
+  #isSilent = false;
   #inView = false;
   #earlier: HTMLElement | null = null;
   #observer: IntersectionObserver | null = null;
@@ -251,8 +251,10 @@ export class GregorInbox extends GregorElement {
     if (!state?.loaded) return;
     const fresh = this.#known === null ? [] : items.filter((item) => !this.#known!.has(item.id) && !item.pending);
     this.#known = new Set(items.map((item) => item.id));
-    if (fresh.length === 0 || Date.now() - this.#spokenAt < SPOKEN_MS) return;
-    this.#spokenAt = Date.now();
+    if (fresh.length === 0 || this.#isSilent) return;
+    // A timer, because a step of the clock would silence the announcements for its length.
+    this.#isSilent = true;
+    setTimeout(() => (this.#isSilent = false), SPOKEN_MS);
     const count = this.language.number.format(fresh.length);
     text(this.#spoken, `${this.language.texts.fresh}: ${fresh.length === 1 ? this.#shown(fresh[0]!).title : count}`);
   }
