@@ -1,10 +1,9 @@
-"""The filters of templates, and the render budget that limits their work."""
+"""The filters of templates. Each charges the render budget by the size of its operands."""
 
 from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -13,51 +12,28 @@ from typing import Any, Final
 from jinja2 import Undefined, filters, pass_context
 from jinja2.runtime import Context, markup_join, str_join
 from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup, escape
+from markupsafe import Markup, escape, soft_str
+
+from .budget import RenderBudget
 
 _MAX_LISTED: Final = 20_000  # more values than the largest allowed body has
 _CHARS_PER_STEP: Final = 64
-_VALUES_PER_STEP: Final = 2
 _MAX_DIGITS: Final = 15
+_SCALARS: Final = (str, int, float)
+_CONTAINERS: Final = (list, tuple, dict)
 _DATE_PARTS: Final = re.compile(r"%[aAbBdHIjmMpSyYZ%]")
 
-
-# ---- limits of one rendering
-
-
-class LimitExceeded(Exception):
-    """A rendering exceeded a limit."""
-
-
-class RenderBudget:
-    """The remaining steps and time of one rendering. Stored among the variables, under a name with a space.
-
-    The time starts with the first charged step. A template that only shows values never reads the clock.
-    """
-
-    NAME: Final = " budget"
-
-    __slots__ = ("_left", "_max_chars", "_max_ns", "_until_ns")
-
-    def __init__(self, steps: int, ms: int, chars: int) -> None:
-        self._left = steps
-        self._max_chars = chars
-        self._max_ns = ms * 1_000_000
-        self._until_ns = 0
-
-    def charge(self, steps: int) -> None:
-        """Use ``steps``, at least one. Raises ``LimitExceeded`` if no steps or no time is left."""
-        self._left -= max(1, steps)
-        now_ns = time.thread_time_ns()
-        self._until_ns = self._until_ns or now_ns + self._max_ns
-        if self._left < 0 or now_ns > self._until_ns:
-            raise LimitExceeded("the template needs too many steps")
-
-    def keep(self, value: Any) -> Any:
-        """Return ``value``. Raises ``LimitExceeded`` if it is too long."""
-        if isinstance(value, str) and len(value) > self._max_chars:
-            raise LimitExceeded(f"a text is longer than {self._max_chars} characters")
-        return value
+ATTRIBUTE_ARGUMENT: Final = {
+    "join": 1,
+    "max": 1,
+    "min": 1,
+    "rejectattr": 0,
+    "selectattr": 0,
+    "sort": 2,
+    "sum": 0,
+    "unique": 1,
+}
+"""The position of the attribute name among the arguments of a filter."""
 
 
 # ---- values
@@ -119,18 +95,33 @@ def shown_text(value: Any) -> Any:
     return value
 
 
-# ---- filters
+@pass_context
+def finalize(context: Context, value: Any) -> Any:
+    """Return a value as ``{{ … }}`` shows it. Charges for arrays and objects, which may contain one text many times."""
+    if isinstance(value, _SCALARS) and value is not True and value is not False:
+        return value
+    if isinstance(value, _CONTAINERS):
+        context.parent[RenderBudget.NAME].charge_content(value)
+    return shown_text(value)
 
 
-def _bounded(work: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a filter: charge it for the size of its input, and limit its result."""
+# ---- filters of any kind
+
+
+def _bounded(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter: charge it for the size of its operands, and limit its result."""
+    charge = _CHARGES.get(name, _charge_content)
+    attribute_at = ATTRIBUTE_ARGUMENT.get(name)
 
     @pass_context
     def bounded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
-        budget: RenderBudget = context[RenderBudget.NAME]
+        budget: RenderBudget = context.parent[RenderBudget.NAME]
         if isinstance(value, Iterator):
             value = list(islice(value, _MAX_LISTED))
-        budget.charge(_cost(value) + sum(map(_cost, args)))
+        attribute = kwargs.get("attribute")
+        if attribute_at is not None and len(args) > attribute_at:
+            attribute = args[attribute_at]
+        charge(context, budget, value, attribute, (*args, *kwargs.values()))
         made = work(context, value, *args, **kwargs)
         if isinstance(made, Iterator):
             made = list(islice(made, _MAX_LISTED))
@@ -139,24 +130,85 @@ def _bounded(work: Callable[..., Any]) -> Callable[..., Any]:
     return bounded
 
 
-def _cost(value: Any) -> int:
-    if isinstance(value, str):
-        return 1 + len(value) // _CHARS_PER_STEP
-    if isinstance(value, list | tuple | Mapping):
-        return 1 + len(value) // _VALUES_PER_STEP
-    return 1
-
-
 def _listed(value: Any) -> list[Any]:
     if isinstance(value, Undefined) or value is None:
         return []
     return list(value)
 
 
+# ---- charges: a filter without an entry in the table is charged for its whole content
+
+_Charge = Callable[[Context, RenderBudget, Any, Any, tuple[Any, ...]], None]
+
+
+def _charge_content(
+    _context: Context, budget: RenderBudget, value: Any, _attribute: Any, arguments: tuple[Any, ...]
+) -> None:
+    budget.charge_content(value, *arguments)
+
+
+def _charge_slow_content(
+    _context: Context, budget: RenderBudget, value: Any, _attribute: Any, arguments: tuple[Any, ...]
+) -> None:
+    """Charge for a filter that takes 0.1 µs a character, and more."""
+    budget.charge_content(value, *arguments, rate=8)
+
+
+def _charge_once(
+    _context: Context, budget: RenderBudget, _value: Any, _attribute: Any, _arguments: tuple[Any, ...]
+) -> None:
+    budget.charge(1)
+
+
+def _charge_entries(
+    _context: Context, budget: RenderBudget, value: Any, attribute: Any, _arguments: tuple[Any, ...]
+) -> None:
+    """Charge for the visit of each entry. A filter or test of each entry is charged when it runs."""
+    budget.charge_entries(value, _path_length(attribute))
+
+
+def _charge_keys(
+    context: Context, budget: RenderBudget, value: Any, attribute: Any, arguments: tuple[Any, ...]
+) -> None:
+    """Charge for the visit of each entry, and for the content of all keys: they are shown, hashed or compared."""
+    budget.charge_entries(value, _path_length(attribute))
+    keys = value
+    if attribute is not None and isinstance(value, list | tuple | Mapping):
+        key_of = filters.make_attrgetter(context.environment, attribute)
+        keys = [key_of(entry) for entry in value]
+    budget.charge_content(keys, *arguments, is_ordered=True)
+
+
+def _charge_sort_keys(
+    context: Context, budget: RenderBudget, value: Any, attribute: Any, arguments: tuple[Any, ...]
+) -> None:
+    """Charge as ``_charge_keys``. Only ``sort`` accepts several attributes, separated by commas."""
+    for part in attribute.split(",") if isinstance(attribute, str) else (attribute,):
+        _charge_keys(context, budget, value, part, arguments)
+
+
+def _path_length(attribute: Any) -> int:
+    return 1 + attribute.count(".") if isinstance(attribute, str) else 1
+
+
+_CHARGES: Final[Mapping[str, _Charge]] = {
+    **dict.fromkeys(("count", "d", "default", "first", "last", "length"), _charge_once),
+    **dict.fromkeys(
+        ("items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr"), _charge_entries
+    ),
+    **dict.fromkeys(("join", "max", "min", "sum", "unique"), _charge_keys),
+    "sort": _charge_sort_keys,
+    **dict.fromkeys(("date", "title", "urlencode"), _charge_slow_content),
+}
+
+
+# ---- filters
+
+
 @pass_context
 def _each(context: Context, value: Any, weight: int) -> Iterator[Any]:
     """Yield the values of a loop; each iteration is charged ``weight`` steps."""
-    budget: RenderBudget = context[RenderBudget.NAME]
+    budget: RenderBudget = context.parent[RenderBudget.NAME]
     for entry in _listed(value):
         budget.charge(weight)
         yield entry
@@ -171,7 +223,7 @@ def _join(context: Context, value: Any, separator: Any = "", attribute: str | No
     parts = _listed(filters.sync_do_map(context, value, attribute=attribute) if attribute else value)
     shown = [shown_text(part) for part in parts]
     length = sum(len(str(part)) for part in shown) + len(str(separator)) * len(shown)
-    context[RenderBudget.NAME].charge(length // _CHARS_PER_STEP)
+    context.parent[RenderBudget.NAME].charge(length // _CHARS_PER_STEP)
     if not context.eval_ctx.autoescape:
         return str(separator).join(map(str, shown))
     return escape(separator).join(shown)
@@ -182,7 +234,7 @@ def _replace(context: Context, value: Any, old: Any, new: Any, count: int = -1) 
     if isinstance(value, Markup):
         was, will = str(escape(old)), str(escape(new))
     found = text.count(was) if count < 0 else min(count, text.count(was))
-    context[RenderBudget.NAME].charge((len(text) + found * len(will)) // _CHARS_PER_STEP)
+    context.parent[RenderBudget.NAME].charge((len(text) + found * len(will)) // _CHARS_PER_STEP)
     made = text.replace(was, will, found)
     return Markup(made) if isinstance(value, Markup) else made  # noqa: S704
 
@@ -206,6 +258,16 @@ def _to_json(_context: Context, value: Any) -> Markup:
 
 def _dumps(value: Any, **_options: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _trim(context: Context, value: Any, characters: str | None = None) -> str:
+    text = soft_str(value)
+    if characters is None:
+        return text.strip()
+    # Python looks for each character of the text in all those to trim.
+    distinct = "".join(set(characters))
+    context.parent[RenderBudget.NAME].charge(len(text) * len(distinct) // (_CHARS_PER_STEP * _CHARS_PER_STEP))
+    return text.strip(distinct)
 
 
 def _items(_context: Context, value: Any) -> list[tuple[Any, Any]]:
@@ -247,7 +309,6 @@ _PLAIN: Final[Iterable[tuple[str, Callable[..., Any]]]] = (
     ("reverse", filters.do_reverse),
     ("string", lambda value: value if isinstance(value, Markup) else str(shown_text(value))),
     ("title", filters.do_title),
-    ("trim", filters.do_trim),
     ("upper", filters.do_upper),
     ("urlencode", filters.do_urlencode),
 )
@@ -274,12 +335,13 @@ _IN_CONTEXT: Final[Iterable[tuple[str, Callable[..., Any]]]] = (
     ("selectattr", filters.sync_do_selectattr),
     ("sum", _sum),
     ("tojson", _to_json),
+    ("trim", _trim),
 )
 
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
-    **{name: _bounded(_plain(work)) for name, work in _PLAIN},
-    **{name: _bounded(_environed(work)) for name, work in _ENVIRONED},
-    **{name: _bounded(work) for name, work in _IN_CONTEXT},
+    **{name: _bounded(name, _plain(work)) for name, work in _PLAIN},
+    **{name: _bounded(name, _environed(work)) for name, work in _ENVIRONED},
+    **{name: _bounded(name, work) for name, work in _IN_CONTEXT},
     " each": _each,
 }
 """All filters by name. The sandbox inserts those whose name begins with a space; templates cannot name them."""

@@ -2,8 +2,9 @@
 
 A template is checked before it runs. It may show values, compare and compute, and use ``if``, ``for`` and ``set``. It
 cannot call functions, and cannot reach attributes of Python objects. Rendering counts steps: each iteration of a loop
-costs the size of its body, each filter the size of its input. The limit ``MAX_STEPS`` therefore does not depend on the
-load of the machine; ``MAX_MS`` of CPU time is a second limit. No value grows beyond ``MAX_CHARS``.
+costs the size of its body, each filter, test and comparison the size of its operands. The limit ``MAX_STEPS``
+therefore does not depend on the load of the machine; ``MAX_MS`` of CPU time is a second limit. No value grows beyond
+``MAX_CHARS``, or ``MAX_BITS``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from .filters import FILTERS, LimitExceeded, RenderBudget, SampleValue, shown_text
+from .budget import MAX_BITS, LimitExceeded, RenderBudget, check_bits
+from .comparisons import COMPARISONS, TESTS
+from .filters import ATTRIBUTE_ARGUMENT, FILTERS, SampleValue, finalize
 
 MAX_STEPS: Final = 50_000
 """Steps of one rendering. One step is about the work of showing one value."""
@@ -74,40 +77,9 @@ _ALLOWED: Final = frozenset(
         *("Slice", "Sub", "Template", "TemplateData", "Test", "Tuple"),
     )
 )
-_TESTS: Final = frozenset(
-    (
-        *("!=", "<", "<=", "==", ">", ">=", "boolean", "defined", "divisibleby", "eq", "equalto", "even", "false"),
-        *(
-            "float",
-            "ge",
-            "greaterthan",
-            "gt",
-            "in",
-            "integer",
-            "le",
-            "lessthan",
-            "lower",
-            "lt",
-            "mapping",
-            "ne",
-            "none",
-        ),
-        *("number", "odd", "sameas", "sequence", "string", "true", "undefined", "upper"),
-    )
-)
 _LOOP: Final = frozenset(("depth", "first", "index", "index0", "last", "length", "revindex", "revindex0"))
-_ATTRIBUTE_ARGUMENT: Final = {
-    "join": 1,
-    "max": 1,
-    "min": 1,
-    "rejectattr": 0,
-    "selectattr": 0,
-    "sort": 2,
-    "sum": 0,
-    "unique": 1,
-}
-"""The position of the attribute name among the arguments of a filter."""
 _NUMBERS: Final = (int, float)
+_MANY_DIGITS: Final = "A number has more than 77 digits."
 _FILE: Final = "<a template of an entry>"
 _INSTEAD: Final = {
     "Call": "Templates cannot call functions. Use a filter, such as {{ body.name | upper }}.",
@@ -178,6 +150,11 @@ def compile_template(source: str, *, is_html: bool = False) -> Template:
         raise TemplateError(error.lineno, _signs(_sentence(error))) from None
     except (RecursionError, SyntaxError, MemoryError):
         raise TemplateError(0, "The template is nested too deeply.") from None
+    except ValueError as error:
+        if isinstance(error, TemplateError):
+            raise
+        # Python refuses decimals of more than 4,300 digits.
+        raise TemplateError(0, _MANY_DIGITS) from None
     if not isinstance(code, CodeType):
         raise TemplateError(0, "The template cannot be compiled.")
     return Template(jinja2.Template.from_code(language, code, {}), names)
@@ -211,8 +188,8 @@ def _check(tree: nodes.Template) -> frozenset[str]:
 def _check_node(node: nodes.Node) -> None:
     if isinstance(node, nodes.Filter) and node.name not in FILTERS:
         raise TemplateError(node.lineno, _unknown(node.name, FILTERS, "filter"))
-    if isinstance(node, nodes.Test) and node.name not in _TESTS:
-        raise TemplateError(node.lineno, _unknown(node.name, _TESTS, "test"))
+    if isinstance(node, nodes.Test) and node.name not in TESTS:
+        raise TemplateError(node.lineno, _unknown(node.name, TESTS, "test"))
     if isinstance(node, nodes.For) and node.recursive:
         raise TemplateError(node.lineno, "Recursive loops are not supported.")
     # `{% set a = [a, a] %}`, repeated, would build a list of exponential size.
@@ -221,6 +198,8 @@ def _check_node(node: nodes.Node) -> None:
         raise TemplateError(node.lineno, "A list may contain only constants.")
     if isinstance(node, nodes.Name) and node.name in ("caller", "self", "super"):
         raise TemplateError(node.lineno, _unknown(node.name, VARIABLES, "variable"))
+    if isinstance(node, nodes.Const) and isinstance(node.value, int) and node.value.bit_length() > MAX_BITS:
+        raise TemplateError(node.lineno, _MANY_DIGITS)
     if isinstance(node, nodes.Assign) and not isinstance(node.target, nodes.Name):
         raise TemplateError(node.lineno, "{% set %} must assign one name.")
     if isinstance(node, nodes.Name) and node.name == "loop" and node.ctx != "load":
@@ -259,7 +238,7 @@ def _check_member_name(line: int, name: str) -> None:
 def _attribute_arguments(node: nodes.Filter) -> Iterator[str]:
     """Yield the attribute names that a filter gets, such as ``a.b`` in ``map(attribute="a.b")``."""
     arguments: list[nodes.Node] = [pair.value for pair in node.kwargs if pair.key == "attribute"]
-    at = _ATTRIBUTE_ARGUMENT.get(node.name)
+    at = ATTRIBUTE_ARGUMENT.get(node.name)
     if at is not None:
         arguments += node.args[at : at + 1]
     for argument in arguments:
@@ -282,7 +261,7 @@ def _construct_name(kind: str) -> str:
 
 
 class _StepCounter(jinja2.visitor.NodeTransformer):
-    """Rewrites loops and concatenations into filters that count steps and limit sizes."""
+    """Rewrites loops, concatenations and comparisons into filters that count steps and limit sizes."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         """Iterate over the filter `` each``, which charges every iteration with the size of the loop body."""
@@ -298,6 +277,19 @@ class _StepCounter(jinja2.visitor.NodeTransformer):
         self.generic_visit(node)
         first, *others = node.nodes
         return _filter(first, " ~", *others)
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        """Charge for the operands, unless a constant limits the work: ``body.n > 5``."""
+        self.generic_visit(node)
+        operands: list[nodes.Compare | nodes.Operand] = [node, *node.ops]
+        is_search = any(operation.op in ("in", "notin") for operation in node.ops)
+        if not is_search and any(isinstance(operand.expr, nodes.Const) for operand in operands) and len(node.ops) == 1:
+            return node
+        for operand in operands:
+            if not isinstance(operand.expr, nodes.Const | nodes.List | nodes.Tuple):
+                is_searched = isinstance(operand, nodes.Operand) and operand.op in ("in", "notin")
+                operand.expr = _filter(operand.expr, " searched" if is_searched else " compared")
+        return node
 
 
 def _filter(value: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filter:
@@ -317,15 +309,15 @@ class _SandboxEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(
             autoescape=autoescape,
             undefined=ChainableUndefined,
-            finalize=shown_text,
+            finalize=finalize,
             trim_blocks=True,
             lstrip_blocks=True,
             cache_size=0,
         )
         # `range`, `dict`, `lipsum` and others are callables, which templates cannot use.
         self.globals.clear()
-        self.filters = dict(FILTERS)
-        self.tests = {name: test for name, test in self.tests.items() if name in _TESTS}
+        self.filters = {**FILTERS, **COMPARISONS}
+        self.tests = dict(TESTS)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Return a member of a JSON object, or an attribute of ``loop``."""
@@ -354,8 +346,8 @@ class _SandboxEnvironment(ImmutableSandboxedEnvironment):
         if not isinstance(left, _NUMBERS) or not isinstance(right, _NUMBERS):
             raise TypeError(f"{operator} needs numbers; join texts with ~")
         result = super().call_binop(context, operator, left, right)
-        if isinstance(result, int) and result.bit_length() > 256:
-            raise LimitExceeded("a number has more than 77 digits")
+        if isinstance(result, int):
+            check_bits(result)
         return result
 
 
