@@ -112,7 +112,8 @@ class CategoryRegistry(VersionedCache):
             return
         self._found = found
         try:
-            entries = parse_categories(found.entries)
+            # In a thread: thousands of patterns take up to a second to compile, each of them less than a millisecond.
+            entries = await asyncio.to_thread(parse_categories, found.entries)
         except Problem as problem:
             self._unreadable_version = version
             _log.error("categories.unreadable", version=version, kept_version=self.version, reason=str(problem))

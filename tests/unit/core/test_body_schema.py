@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
 import pytest
 
-from gregor.core.categories.body_schema import MAX_BODY_ERRORS, BodySchema, SchemaError
+from gregor.core.categories.body_schema import MAX_BODY_ERRORS, MAX_PATTERN_BYTES, BodySchema, SchemaError
 from gregor.core.json_text import canonical_json
 
 
@@ -97,6 +98,70 @@ def test_backtracking_pattern_takes_linear_time() -> None:
     assert pointers({"pattern": "^(a+)+$"}, "a" * 16_000 + "b") == ["/b"]
 
     assert time.thread_time() - began < 0.5
+
+
+LETTERS = canonical_json("".join(random.Random(1).choices("ab", k=16_000)))
+
+
+def slow(count: int, repeats: int) -> dict[str, Any]:
+    """A schema whose patterns all match the same text, each with time that grows with its repeats."""
+    return {"anyOf": [{"pattern": f"^[ab]*a[ab]{{{repeats - n}}}c"} for n in range(count)]}
+
+
+def nested(keyword: str, levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"properties": {"a": {"type": "string"}}}
+    for _ in range(levels):
+        schema = {keyword: [schema], "unevaluatedProperties": False}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer", "words"),
+    [
+        (slow(200, 700), "", "patterns for one text are too large"),
+        ({"properties": {"s": slow(200, 700)}}, "/properties/s", "too large"),
+        ({"$defs": {"s": slow(1, 700)}, "allOf": [{"$ref": "#/$defs/s"}] * 40}, "", "maxLength"),
+        ({"patternProperties": {f"^x{n}[ab]*$": {} for n in range(490)}}, "", "too large"),
+        ({"anyOf": [{"format": "idn-hostname"}] * 400}, "", "too large"),
+        ({"pattern": "^[ab]{20000}c"}, "/pattern", "too many repeats"),
+        (nested("allOf", 12), "/allOf/0/allOf/0/allOf/0/allOf/0/allOf/0", "validates a value more than 1000 times"),
+        (nested("anyOf", 12), "/anyOf/0/anyOf/0/anyOf/0/anyOf/0/anyOf/0", "validates a value more than 1000 times"),
+    ],
+)
+def test_schema_with_too_much_work_is_rejected(schema: dict[str, Any], pointer: str, words: str) -> None:
+    with pytest.raises(SchemaError, match=words) as refused:
+        BodySchema(schema)
+
+    assert refused.value.pointer == pointer
+
+
+@pytest.mark.parametrize(
+    ("schema", "body"),
+    [
+        (slow(1, 1_350), LETTERS),
+        (slow(12, 100), LETTERS),
+        ({"allOf": [{"not": part} for part in slow(6, 206)["anyOf"]]}, LETTERS),
+        ({"anyOf": [{"format": "idn-hostname"}] * 96}, canonical_json("é.b" * 3_900)),
+        (nested("anyOf", 5), canonical_json({f"{n}": n for n in range(1_500)})),
+        ({"items": {"allOf": [{"minLength": 1}] * 490}}, canonical_json(["a"] * 4_000)),
+    ],
+)
+def test_largest_schema_on_the_largest_body_takes_bounded_time(schema: dict[str, Any], body: bytes) -> None:
+    checked = BodySchema(schema)
+    assert checked.pattern_bytes <= MAX_PATTERN_BYTES
+
+    began = time.thread_time()
+    checked.errors(body, "/b")
+
+    assert time.thread_time() - began < 0.5  # at most 0.11 s; before the limit 31 s
+
+
+def test_patterns_of_different_texts_do_not_add_up() -> None:
+    uuid = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+    ids = {f"id{n}": {"$ref": "#/$defs/uuid"} for n in range(100)}
+    schema = {"$defs": {"uuid": {"pattern": uuid}}, "properties": ids, "unevaluatedProperties": False}
+
+    assert pointers(schema, {"id7": "no uuid"}) == ["/b/id7"]
 
 
 ANY = [{"const": number} for number in range(10, 240)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -139,3 +140,20 @@ def test_counted_entry_below_uncounted_is_rejected() -> None:
 def test_names_in_pointers_are_escaped() -> None:
     assert mistakes({"a": {"x/y~": 1}})[0][0] == "/a/x~1y~0"
     assert mistakes({"": {"x": 1}})[0][0] == "//x"
+
+
+def test_patterns_of_a_set_are_limited() -> None:
+    """The set of an attack: every process compiled its patterns for 8 s."""
+
+    def schema(entry: int) -> dict[str, Any]:
+        return {
+            "properties": {f"p{n}": {"pattern": f"^[ab]{{0,{700 - n % 100}}}a\\w{{9}}x{entry}"} for n in range(200)}
+        }
+
+    began = time.thread_time()
+    [(pointer, detail)] = mistakes({f"c{entry}": {"body_schema": schema(entry)} for entry in range(90)})
+
+    assert (pointer.endswith("/body_schema"), pointer.startswith("/c")) == (True, True)
+    assert "have more than 2000 patterns, or 8 MiB" in detail
+    assert time.thread_time() - began < 3
+    parse_categories({f"c{n}": {"body_schema": {"pattern": f"^{n}-[A-Z]{{2}}$"}} for n in range(1_000)})

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import random
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gregor.core.categories.parse import parse_categories
 from gregor.core.errors import Problem
 from gregor.core.limits import DAY_US, HOUR_US, Limits
 from gregor.core.messages.model import Commit, Creation, ExternalMessage, ResolvedInterval, Sender
@@ -254,3 +257,17 @@ def test_external_and_flush_have_their_own_commits() -> None:
     )
     assert planned({"system": "kbfs", "body": {"a": 1}}).external == ExternalMessage("kbfs", b'{"a":1}')
     assert (flush.external, flush.is_reset, flush.creations) == (None, True, ())
+
+
+def test_patterns_of_one_message_are_limited() -> None:
+    entries = parse_categories({"a": {"body_schema": {"pattern": "^[ab]*a[ab]{700}$"}}})
+    text = "".join(random.Random(1).choices("ab", k=16_000))
+    create = {f"i{n}": {"category": "a", "body": text} for n in range(16)}
+
+    began = time.thread_time()
+    with pytest.raises(Problem) as refused:
+        plan(parse_message(update(create), LIMITS), BACKEND, NOW_US, SEED, LIMITS, entries)
+
+    assert refused.value.errors[-1].pointer == "/body/create/i15/body"
+    assert "Send fewer items in one message" in refused.value.errors[-1].detail
+    assert time.thread_time() - began < 0.6

@@ -71,6 +71,20 @@ async def test_registry_loads_the_current_set(deployment: Deployment) -> None:
     }
 
 
+async def test_other_tasks_run_while_a_large_set_is_parsed(deployment: Deployment) -> None:
+    patterns = {f"p{n}": {"pattern": f"^[ab]{{0,9}}x{n}"} for n in range(200)}
+    await deployment.apply({f"c{n}": {"body_schema": {"properties": patterns}} for n in range(9)})
+    opening = asyncio.create_task(deployment.registry())
+    turns = 0
+
+    while not opening.done():
+        turns += 1
+        await asyncio.sleep(0)
+
+    assert opening.result().version == 1
+    assert turns > 30, turns  # without a thread: 10
+
+
 async def test_message_invalidates_the_cache(deployment: Deployment) -> None:
     registry = await deployment.registry()
     called_with: list[int] = []

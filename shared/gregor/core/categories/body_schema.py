@@ -2,20 +2,23 @@
 
 Rejected are references to other documents (nothing is fetched), recursive schemas, and schemas that grow beyond
 ``MAX_SUBSCHEMAS`` when references are followed. So each value of a body is validated at most that many times. Patterns
-run in linear time: they have no look-around and no back-references.
+run in linear time: they have no look-around and no back-references. But the time for each character grows with the size
+of the compiled pattern, so ``MAX_PATTERN_BYTES`` limits the sum of these sizes for one text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jsonschema_rs
 import msgspec
 
 from gregor.core.errors import FieldError
 from gregor.core.json_text import pointer_to
+from gregor.core.limits import KIB
 
 MAX_SUBSCHEMAS: Final = 500
 """Subschemas in a schema; a reference counts as the schema it leads to."""
@@ -29,9 +32,22 @@ MAX_VALIDATION_STEPS: Final = 2_000
 Validation takes microseconds. But the library collects all errors before it returns one, and all errors within a
 choice (``anyOf``, ``oneOf``) even then, at 40 µs each. At the maximal size of both that is minutes.
 """
+MAX_VALIDATIONS: Final = 1_000
+"""Validations of one value of a body. The library validates parts beside ``unevaluatedProperties`` again, and again on
+each level of nesting: without a limit 2.6 times as often for each level."""
+MAX_PATTERN_BYTES: Final = 96 * KIB
+"""Size of all compiled patterns that are matched with one text. With 16 KiB of text it takes 85 ms."""
+MAX_PATTERN_WORK: Final = 3 << 30
+"""Pattern bytes times body bytes of one message: 170 ms."""
+_MAX_DETAILED_WORK: Final = 1 << 28
+"""Pattern bytes times body bytes up to which errors are searched: it matches all patterns a second time, 14 ms."""
+_IDN_HOSTNAME_BYTES: Final = KIB
+"""The format ``idn-hostname`` takes as long as a pattern of this size; no other format takes a tenth of it."""
+
 _EXTREME: Final = (
     "The schema of this category has multipleOf, so numbers must be 0, or have an absolute value between 1e-6 and 1e21."
 )
+_TOO_COMPLEX: Final = "The body does not match its schema. Its patterns are too large, or the body, to show where."
 _TOO_LARGE: Final = (
     "The body does not match its schema, which has choices (anyOf, oneOf): it is too large to show where."
 )
@@ -90,10 +106,14 @@ _PLAIN: Final = frozenset(
         "$schema",
     ]
 )
+_DISJOINT: Final = frozenset(("prefixItems", "properties"))
+_UNEVALUATED: Final = frozenset(("unevaluatedItems", "unevaluatedProperties"))
 _TYPES: Final = ("array", "boolean", "integer", "null", "number", "object", "string")
 _KNOWN: Final = _ONE | _MANY | _NAMED | _PLAIN | {"$ref", "$defs"}
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
-_PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=1 << 18, dfa_size_limit=1 << 18)
+_PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=MAX_PATTERN_BYTES, dfa_size_limit=1 << 18)
+_SIZES: Final = tuple(KIB * size for size in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96))
+_SIZE_LIMITS: Final = tuple(jsonschema_rs.RegexOptions(size_limit=size) for size in _SIZES)
 
 _PATTERN: Final = " of the supported kind: it has look-around, a back-reference, too many repeats, or an error"
 
@@ -128,14 +148,21 @@ class SchemaError(ValueError):
 
 
 class BodySchema:
-    """A validated schema. Raises ``SchemaError`` if it is not valid. ``document``: the schema as written."""
+    """A validated schema. Raises ``SchemaError`` if it is not valid.
 
-    __slots__ = ("_decode", "_has_choices", "_parts", "_validator", "document")
+    ``document``: the schema as written. ``pattern_bytes``: the size of the patterns that are matched with one text.
+    ``compiled_sizes``: the size of each different pattern.
+    """
+
+    __slots__ = ("_decode", "_has_choices", "_parts", "_validator", "compiled_sizes", "document", "pattern_bytes")
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document = document
-        self._parts, self._has_choices, has_multiples = _check(document)
-        self._decode = _decode_moderate if has_multiples else _decode
+        walk = _check(document)
+        self._parts, self._has_choices = walk.parts, walk.has_choices
+        self.pattern_bytes = walk.pattern_bytes
+        self.compiled_sizes = tuple(walk.sizes.values())
+        self._decode = _decode_moderate if walk.has_multiples else _decode
         try:
             self._validator = jsonschema_rs.Draft202012Validator(
                 dict(document),
@@ -164,6 +191,8 @@ class BodySchema:
             return [FieldError(pointer, _EXTREME)]
         if self._validator.is_valid(value):
             return []
+        if self.pattern_bytes * len(body) > _MAX_DETAILED_WORK:
+            return [FieldError(pointer, _TOO_COMPLEX)]
         values = 1 + sum(map(body.count, (b",", b"[", b"{")))
         is_small = values * self._parts <= MAX_VALIDATION_STEPS
         if self._has_choices and not is_small:
@@ -203,36 +232,97 @@ def _sentence(message: str) -> str:
 # ---- checks of a schema
 
 
-def _check(document: Any) -> tuple[int, bool, bool]:
-    """Return the number of subschemas, whether there are choices, and whether there is a ``multipleOf``.
+def _check(document: Any) -> _Walk:
+    """Return a walk through the whole schema. Raises ``SchemaError`` for what this module rejects.
 
-    Raises ``SchemaError`` for what this module rejects; the library reports all other errors.
+    The library reports all other errors.
     """
-    whole = _Walk(document)
-    whole.through(document, (), ())
+    sizes: dict[str, int] = {}
+    whole = _Walk(document, sizes)
+    whole.pattern_bytes = whole.through(document, (), ()).pattern_bytes
     definitions = document.get("$defs") if isinstance(document, Mapping) else None
     for name, part in definitions.items() if isinstance(definitions, Mapping) else ():
-        _Walk(document).through(part, ("$defs", name), (name,))
-    return whole.parts, whole.has_choices, whole.has_multiples
+        _Walk(document, sizes).through(part, ("$defs", name), (name,))
+    return whole
+
+
+class _Cost(NamedTuple):
+    """The work for one value: validations, and the size of the patterns that are matched with one text.
+
+    ``again_…``: the work to find the evaluated members of the value, for ``unevaluatedProperties`` above.
+    """
+
+    validations: int
+    pattern_bytes: int
+    again_validations: int
+    again_bytes: int
+
+
+def _cost(schema: Mapping[str, Any], own_bytes: int, children: Sequence[tuple[str, _Cost]]) -> _Cost:
+    """Return the cost of a schema. ``children``: keyword and cost of its subschemas."""
+    validations = 1 + sum(cost.validations for _, cost in children)
+    # A text is in one property, and gets only the patterns of that one.
+    own_bytes += max((cost.pattern_bytes for keyword, cost in children if keyword in _DISJOINT), default=0)
+    others = [cost for keyword, cost in children if keyword not in _DISJOINT]
+    own_bytes += sum(cost.pattern_bytes for cost in others)
+    again = sum(cost.validations + cost.again_validations for cost in others)
+    again_bytes = sum(cost.pattern_bytes + cost.again_bytes for cost in others)
+    if not _UNEVALUATED.isdisjoint(schema):
+        validations += again
+        own_bytes += again_bytes
+    return _Cost(validations, own_bytes, again, again_bytes)
+
+
+def _check_cost(cost: _Cost, path: _Path) -> None:
+    if cost.validations > MAX_VALIDATIONS:
+        detail = (
+            f"This schema validates a value more than {MAX_VALIDATIONS} times. Use fewer parts, or no "
+            "unevaluatedProperties and unevaluatedItems within each other."
+        )
+        raise SchemaError(pointer_to(path), detail)
+    if cost.pattern_bytes > MAX_PATTERN_BYTES:
+        detail = (
+            f"The patterns for one text are too large: compiled they have {cost.pattern_bytes // KIB} KiB, and at most "
+            f"{MAX_PATTERN_BYTES // KIB} are allowed. Use fewer patterns, or maxLength instead of repeats such as "
+            "{1,200}."
+        )
+        raise SchemaError(pointer_to(path), detail)
+
+
+def _compiled_bytes(pattern: str) -> int:
+    """Return an upper bound for the size of a compiled pattern; the largest allowed size for an invalid pattern."""
+    index = bisect_left(_SIZE_LIMITS, True, hi=len(_SIZES) - 1, key=lambda limits: _fits(pattern, limits))
+    return _SIZES[index]
+
+
+def _fits(pattern: str, limits: jsonschema_rs.RegexOptions) -> bool:
+    try:
+        jsonschema_rs.Draft202012Validator({"pattern": pattern}, pattern_options=limits, offline=True)
+    except ValueError:
+        return False
+    return True
 
 
 class _Walk:
     """A walk through a schema along its references, as validation does it."""
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, sizes: dict[str, int]) -> None:
         self._definitions = root.get("$defs") if isinstance(root, Mapping) else None
+        self.sizes = sizes
+        """The compiled size of each pattern."""
+        self.pattern_bytes = 0
         self.parts = 0
         self.has_choices = self.has_multiples = False
         self._depth = 0
 
-    def through(self, schema: Any, path: _Path, within: tuple[str, ...]) -> None:
-        """Check a schema and its subschemas. ``within``: the definitions that contain it."""
+    def through(self, schema: Any, path: _Path, within: tuple[str, ...]) -> _Cost:
+        """Check a schema and its subschemas, and return its cost. ``within``: the definitions that contain it."""
         self.parts += 1
         if self.parts > MAX_SUBSCHEMAS or self._depth > MAX_NESTED_SCHEMAS:
             limits = f"{MAX_SUBSCHEMAS} subschemas, or {MAX_NESTED_SCHEMAS} levels of nesting"
             raise SchemaError("", f"The schema has more than {limits}, references followed.")
         if not isinstance(schema, Mapping):
-            return
+            return _Cost(1, 0, 0, 0)
         for keyword in schema:
             if keyword not in _KNOWN or (keyword == "$defs" and path):
                 raise SchemaError(pointer_to((*path, keyword)), _unknown(keyword))
@@ -244,13 +334,26 @@ class _Walk:
         self.has_choices = self.has_choices or not _CHOICES.isdisjoint(schema)
         self.has_multiples = self.has_multiples or "multipleOf" in schema
         self._depth += 1
-        if "$ref" in schema:
-            self._follow(schema["$ref"], (*path, "$ref"), within)
-        for step, part in _parts(schema):
-            self.through(part, (*path, *step), within)
+        children = [("$ref", self._follow(schema["$ref"], (*path, "$ref"), within))] if "$ref" in schema else []
+        children += [(str(step[0]), self.through(part, (*path, *step), within)) for step, part in _parts(schema)]
         self._depth -= 1
+        cost = _cost(schema, self._own_bytes(schema), children)
+        _check_cost(cost, path)
+        return cost
 
-    def _follow(self, reference: Any, path: _Path, within: tuple[str, ...]) -> None:
+    def _own_bytes(self, schema: Mapping[str, Any]) -> int:
+        """Return the size of the patterns of a schema without its subschemas. The library reports invalid ones."""
+        named = schema.get("patternProperties")
+        patterns = [schema.get("pattern"), *(named if isinstance(named, Mapping) else ())]
+        size = _IDN_HOSTNAME_BYTES if schema.get("format") == "idn-hostname" else 0
+        for pattern in patterns:
+            if isinstance(pattern, str):
+                if pattern not in self.sizes:
+                    self.sizes[pattern] = _compiled_bytes(pattern)
+                size += self.sizes[pattern]
+        return size
+
+    def _follow(self, reference: Any, path: _Path, within: tuple[str, ...]) -> _Cost:
         at, definitions = pointer_to(path), self._definitions if isinstance(self._definitions, Mapping) else {}
         name = reference.removeprefix("#/$defs/") if isinstance(reference, str) else None
         if name is None or name == reference or "/" in name:
@@ -262,7 +365,7 @@ class _Walk:
             near = get_close_matches(name, definitions, 1)
             hint = f'; did you mean "#/$defs/{near[0]}"?' if near else "."
             raise SchemaError(at, f'$defs has no "{name}"{hint}')
-        self.through(definitions[name], ("$defs", name), (*within, name))
+        return self.through(definitions[name], ("$defs", name), (*within, name))
 
 
 def _check_type(schema: Mapping[str, Any], path: _Path) -> None:

@@ -25,6 +25,9 @@ store decides the rest inside the commit.
 
 from __future__ import annotations
 
+from typing import Final
+
+from gregor.core.categories.body_schema import MAX_PATTERN_WORK, BodySchema
 from gregor.core.categories.policy import DEFAULT_POLICY, NO_POLICIES, CategoryPolicies, CategoryPolicy
 from gregor.core.errors import field_problem
 from gregor.core.ids import BACKEND, EVERY_DEVICE, GREGOR, covers, is_allowed
@@ -50,6 +53,11 @@ from .model import (
     ResolvedInterval,
     Sender,
     Update,
+)
+
+_TOO_MANY_BODIES: Final = (
+    "The bodies of this message up to this one take too long to check: the patterns of their schemas are large. "
+    "Send fewer items in one message."
 )
 
 
@@ -106,6 +114,7 @@ def _creations(
     """Return the items with times and hashes, in the order of the message."""
     made = []
     stamp_us = now_us
+    pattern_work = 0
     for item in items:
         created_us = item.created_us
         if sender.device != BACKEND or sender.category_filter is not None:
@@ -122,11 +131,20 @@ def _creations(
             detail = f'Devices may not create items of "{item.category}" (devices_may_create = false).'
             errors.add("category_not_allowed", _at(item, "category"), detail)
         if policy.body_schema is not None:
-            at = _at(item, "body")
-            for error in policy.body_schema.errors(item.body, at):
-                errors.add("schema", error.pointer, error.detail)
+            pattern_work += policy.body_schema.pattern_bytes * len(item.body)
+            _check_body(item, policy.body_schema, pattern_work, errors)
         made.append(_creation(item, created_us, now_us, policy, errors))
     return tuple(made)
+
+
+def _check_body(item: NewItem, schema: BodySchema, pattern_work: int, errors: ValidationErrors) -> None:
+    """Check a body against its schema, unless the patterns of the message take too long up to here."""
+    at = _at(item, "body")
+    if pattern_work > MAX_PATTERN_WORK:
+        errors.add("schema", at, _TOO_MANY_BODIES)
+        return
+    for error in schema.errors(item.body, at):
+        errors.add("schema", error.pointer, error.detail)
 
 
 def _creation(
