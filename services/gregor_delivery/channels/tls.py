@@ -66,6 +66,13 @@ class BoundedSslObject(ssl.SSLObject):
         self._refill(written + WRITE_OVERHEAD)
         return written
 
+    def pending(self) -> int:
+        """Return the bytes that can be read without new ones from the peer, encrypted ones included.
+
+        uvloop stops reading when this is 0 and its own buffer is empty.
+        """
+        return super().pending() + self._incoming.pending
+
     def unwrap(self) -> None:
         """Continue to close the connection. Raises `TlsLimitExceeded`."""
         self._feed(super().unwrap)

@@ -13,6 +13,7 @@ import uvloop
 
 from gregor.clock import ManualClock
 from gregor.dev.fakes.apns import FakeApns
+from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor.dev.fakes.fcm import FakeFcm
 from gregor.dev.fakes.http1 import FakeResponse, Http1Server
 from gregor.dev.fakes.keys import write_key
@@ -22,7 +23,7 @@ from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
 from gregor_delivery.channels.bounded_streams import MAX_TLS_WORK, READ_BYTES
 from gregor_delivery.channels.fcm.channel import FcmChannel
 from gregor_delivery.channels.tls import MAX_TLS_OVERHEAD, TlsLimitExceeded, limit_overhead
-from gregor_delivery.channels.verdict import Retry, Verdict
+from gregor_delivery.channels.verdict import Retry, Sent, Verdict
 from tests.support.mail_channel import NOW_US, open_mail_channel
 from tests.support.sample_pushes import push
 from tests.support.tls_floods import KEY_UPDATE_BYTES, TlsPair
@@ -145,6 +146,31 @@ async def push_to_hostile_apns(tmp_path: Path) -> Verdict:
     await fake.close()
     await channel.close()
     return verdict
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_responses_of_apns_that_arrive_together_are_all_read(
+    tmp_path: Path, run: Callable[[Coroutine[Any, Any, list[Verdict]]], list[Verdict]]
+) -> None:
+    verdicts = run(push_several_at_once(tmp_path, 4))
+
+    assert [type(verdict) for verdict in verdicts] == [Sent] * 4
+
+
+async def push_several_at_once(folder: Path, count: int) -> list[Verdict]:
+    """Push to an APNs that sends its responses at one moment, each in its own TLS record."""
+    fake = FakeApns(CertificateAuthority(folder), {"KEY1": write_key(folder / "key.p8")}, "TEAM")
+    await fake.start()
+    url, ca_file = fake.url, fake.authority.ca_file
+    channel = ApnsChannel(ApnsConfig(folder / "key.p8", None, "KEY1", "TEAM", "com.example.app", url, ca_file))
+    await channel.open()
+    await channel.send(push(), 20.0)
+    fake.script("*", *[ApnsAction(delay_s=0.1)] * count)
+
+    verdicts = await asyncio.gather(*(channel.send(push(), 20.0) for _ in range(count)))
+    await channel.close()
+    await fake.close()
+    return verdicts
 
 
 @pytest.mark.parametrize("is_implicit", [False, True])
