@@ -82,10 +82,12 @@ async def test_slow_provider_gets_one_copy(harness: ApnsHarness) -> None:
 
 
 async def test_missing_response_is_unknown(harness: ApnsHarness) -> None:
-    verdict = await harness.send_with_action(ApnsAction(is_silent=True), deadline_s=0.1)
+    await harness.send()  # the connection is open
+
+    verdict = await harness.send_with_action(ApnsAction(is_silent=True), deadline_s=0.5)
 
     assert verdict == Unknown("no response before the deadline")
-    assert len(harness.fake.received) == 1
+    assert len(harness.fake.received) == 2
 
 
 async def test_silent_connection_is_not_reused(harness: ApnsHarness) -> None:
@@ -248,6 +250,20 @@ async def test_response_before_the_body_frees_its_stream(is_reset: bool) -> None
     assert connection.kept_streams == 0
     assert connection.is_usable
     connection.end("over")
+
+
+async def test_promised_stream_ends_the_connection() -> None:
+    """Each promised stream was kept, with 0.5 KB, for as long as the connection."""
+    connection, server, [request] = blocked_requests(1)
+    assert server.remote_settings.enable_push == 0
+
+    server.remote_settings[SettingCodes.ENABLE_PUSH] = 1
+    server.remote_settings.acknowledge()
+    server.push_stream(1, 2, [(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", "x")])
+    connection.data_received(server.data_to_send())
+
+    assert request.outcome.done() and not connection.is_usable
+    assert connection.kept_streams <= 1
 
 
 async def test_keepalive_timer_ends_with_the_connection() -> None:

@@ -21,6 +21,7 @@ from h2.events import (
     StreamReset,
 )
 from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
 from hyperframe.frame import DataFrame, Frame
 
 from .exchange import READ_HEADERS, ApnsRequest, NotProcessed
@@ -79,6 +80,9 @@ class _ClientConnection(H2Connection):
                 validate_inbound_headers=False,
             )
         )
+        # Initial settings, in effect at once. h2 would keep 0.5 KB for each promised stream, as long as the connection.
+        self.local_settings[SettingCodes.ENABLE_PUSH] = 0
+        self.local_settings.acknowledge()
         self.state_machine = _DrainingStateMachine()
         self.encoder = ApnsEncoder()
         self.received = 0
