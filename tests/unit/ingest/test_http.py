@@ -533,7 +533,7 @@ async def test_every_response_has_security_headers(api: Api, path: str) -> None:
     headers = (await api.call("GET", path)).headers
 
     assert headers.get_list("x-content-type-options") == ["nosniff"]
-    assert headers["referrer-policy"] in ("no-referrer", "same-origin")
+    assert headers["referrer-policy"] in ("no-referrer", "strict-origin")
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert len(headers.get_list("content-security-policy")) == 1
 

@@ -68,8 +68,16 @@ async def test_page_has_one_button_that_posts(api: Api) -> None:
     assert "bill, user.joined" in answer.text and "alice" not in answer.text
     assert "form-action 'self'" in answer.headers["content-security-policy"]
     assert answer.headers["cache-control"] == "no-store"
-    # With "no-referrer" a browser would send the form with the origin null.
-    assert answer.headers["referrer-policy"] == "same-origin"
+
+
+async def test_no_referer_contains_the_link(api: Api) -> None:
+    """The error log of nginx repeats the Referer, also that of a request for the icon of the site."""
+    for link in (path("user"), path("user")[:-1]):
+        for method in ("GET", "POST"):
+            answer = await api.call(method, link, "")
+
+            # With "no-referrer" a browser would send the form with the origin null.
+            assert answer.headers.get_list("referrer-policy") == ["strict-origin"]
 
 
 @pytest.mark.parametrize(

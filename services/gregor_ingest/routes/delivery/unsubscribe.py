@@ -31,8 +31,9 @@ MAX_BODY_BYTES: Final = 1_024
 """Size limit of the body of a POST. The content is ignored."""
 TOKEN_SCHEMA: Final = {"type": "string", "maxLength": MAX_TOKEN_CHARACTERS, "pattern": "^[A-Za-z0-9_-]+$"}
 _HEADERS: Final = {
-    # The link is a credential: no Referer may leak it, no frame may hold the page, the form posts only to this origin.
-    "Referrer-Policy": "same-origin",
+    # The link is a credential: no Referer contains it, no frame may hold the page, the form posts only to this origin.
+    # Not "same-origin": a request for the icon of the site would then have the link as its Referer.
+    "Referrer-Policy": "strict-origin",
     "X-Robots-Tag": "noindex",
     "Vary": "Accept-Language",
 }
