@@ -225,6 +225,14 @@ class ReadLimiter:
             sizes = await self._users.sizes(uid)
             await self.charge(forget_weight(sizes.live, sizes.live_bytes, sizes.device_dismissals))
 
+    async def charge_forgotten(self, weight: int) -> None:
+        """Charge what the removal of a device has cost to the messages of a device token, which can go into debt.
+
+        A sign-out is never refused for it, but the device waits before it can dismiss the same items again.
+        """
+        if weight:
+            await self._limiter.charge_message(self._actor, self._scope, weight)
+
     async def charge_displacement(self, uid: str) -> None:
         """Charge the removal of a device of a user to make room for another one."""
         if self._limiter.is_limited(self._actor):

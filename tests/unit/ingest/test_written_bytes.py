@@ -27,7 +27,7 @@ from gregor.store.contract.agenda import DueWork, WorkKind
 from gregor.store.redis.store import RedisStore
 from gregor_gateway.sessions.device_messages import DeviceMessages
 from gregor_scheduler.handlers.delayed_messages import commit_delayed_message
-from tests.support.api import Api
+from tests.support.api import Api, code_of
 from tests.support.builders import BY_BACKEND, LIMITS, NOW, NOW_US, Document, interval, item, message, planned
 from tests.support.servers import open_client
 from tests.unit.ingest.test_rate_limit_fields import heavy_message, limits_of
@@ -73,13 +73,62 @@ async def test_receipt_has_the_weight_of_what_was_written(store: RedisStore) -> 
 
 async def test_small_items_that_are_hidden_again_and_again_are_charged(store: RedisStore) -> None:
     """Forgetting the device makes them visible. One token took 11 % of Redis with 2,000 of them."""
-    for start in range(0, 1_000, 100):
-        new = {f"s{start + n}": item("small", for_device="*") for n in range(100)}
-        await store.users.commit("bob", planned(message(new), BY_BACKEND))
+    await create_small(store, "bob", 1_000)
 
     receipt = await store.users.commit("bob", planned(message(intervals=[interval("small")]), Sender("phone")))
 
     assert receipt.extra_weight >= 1_000 // 50
+
+
+async def create_small(store: RedisStore, uid: str, count: int) -> None:
+    """Create short items for all devices of a user."""
+    for start in range(0, count, 100):
+        new = {f"s{start + n}": item("small", for_device="*") for n in range(100)}
+        await store.users.commit(uid, planned(message(new), BY_BACKEND))
+
+
+async def test_forgetting_is_charged_for_the_dismissals_that_it_deletes(store: RedisStore) -> None:
+    """One token hid 2,000 items and forgot its device, every five seconds: the p99 latency of others doubled."""
+    await create_small(store, "bob", 200)
+    await store.users.commit("bob", planned(message(intervals=[interval("small")]), Sender("phone")))
+
+    forget = store.devices.forget_device
+    weights = [await forget("bob", "phone", NOW_US, b"abc"), await forget("bob", "phone", NOW_US, b"abc")]
+
+    assert weights[0] >= 200 * 3 * 1_311 // 65_536
+    assert weights[1] == 0
+
+
+async def test_long_forgetting_counts_ten_times(redis_server: str) -> None:
+    """It can be repeated with one new item, and reads all items. No process accepts so many."""
+    async with open_client(redis_server) as connection:
+        store = RedisStore(connection, replace(Limits(), live=20_000), f"test-{secrets.token_hex(4)}")
+        await create_small(store, "bob", 10_000)
+
+        weight = await store.devices.forget_device("bob", "phone", NOW_US, b"abc")
+
+    assert 10 <= weight < 1_000
+
+
+@pytest.mark.parametrize("is_device", [True, False])
+async def test_forgetting_of_a_device_uses_its_rate_of_messages(store: RedisStore, is_device: bool) -> None:
+    """It is charged afterwards, so a sign-out succeeds. A key that removes a lost device pays nothing."""
+    await create_small(store, "bob", 300)
+    path, nothing = "/v1/users/bob/devices/phone", {"dismiss": {"ids": ["none"]}}
+    async with Api(store, device_rate=0.001) as api:
+        token, caller = api.token("bob", "phone"), await api.make_key("devices", rate=100)
+        hidden = await api.send("bob", {"dismiss": {"intervals": [{"category": "small"}]}}, token)
+        for _ in range(limits_of(hidden)["messages"][2]):
+            await api.send("bob", nothing, token)
+        in_debt = [await api.send("bob", nothing, token)]
+        forgotten = await api.call("DELETE", path, token if is_device else caller)
+        in_debt.append(await api.send("bob", nothing, token))
+
+    waits_s = [float(each.headers["retry-after"]) for each in in_debt]
+    assert (hidden.status_code, forgotten.status_code) == (200, 204)
+    assert [code_of(each) for each in in_debt] == [(429, "rate_limited")] * 2
+    charged = (waits_s[1] - waits_s[0]) / 1_000
+    assert charged >= 300 * 3 * 1_311 // 65_536 if is_device else charged == 0
 
 
 async def test_displacement_is_charged_for_the_items_that_it_reads(store: RedisStore) -> None:

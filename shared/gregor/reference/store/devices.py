@@ -110,9 +110,10 @@ class MemoryDevices:
 
     async def forget_device(
         self, uid: str, device: str, now_us: int, epoch_seed: bytes, category_filter: Prefixes = None
-    ) -> None:
+    ) -> int:
         """See ``contract.Devices.forget_device``."""
         self._forget(uid, device, now_us, epoch_seed, category_filter)
+        return 0
 
     async def forget_inactive(self, uid: str, now_us: int) -> int | None:
         """See ``contract.Devices.forget_inactive``."""

@@ -175,8 +175,8 @@ class Devices(Protocol):
 
     async def forget_device(
         self, uid: str, device: str, now_us: int, epoch_seed: bytes, category_filter: Prefixes = None
-    ) -> None:
-        """Remove a device (L8); repeatable.
+    ) -> int:
+        """Remove a device (L8); repeatable. Returns the weight to charge to a device for it, as in ``Receipt``.
 
         Its own items are dismissed, its hidings deleted, its cursors void, its connections closed. Items and hidings
         outside of ``category_filter`` stay.

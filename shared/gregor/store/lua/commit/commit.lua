@@ -58,7 +58,7 @@ local horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, in
 -- as much as a written one. If the message takes the server longer than that, it is charged for its time: 5 ms count as
 -- 64 KiB, so no token takes more than 5 % of the server. Reading the clock takes 1 µs. The script does not read it for a small
 -- message to a small user, which takes 1 ms at most. A message that changes nothing can be sent again at once, so one that
--- takes more than 5 ms, for which all other users wait, counts ten times.
+-- takes more than 5 ms, for which all other users wait, counts ten times. So does the removal of a device.
 local extra_bytes, charged_bytes = 0, nil
 do
   local is_small = creation_count + id_count + interval_count < 8 and live_count < 200
@@ -1114,6 +1114,8 @@ end
 for i = hidden_count + 1, #hidden do hidden[i] = nil end
 for i = 1, #unhidden do
   local item = unhidden[i]
+  -- the device can hide it again at once: all other users wait for both, so both together count four times
+  extra_bytes = extra_bytes + 3 * 1311
   set_field(item.id, with_hidings(item))
   add_leaf(sum_of('.d:' .. removed_device), item.leaf, 1)
   call('ZREM', gone_key, item.id .. '\0' .. removed_device)
@@ -1276,4 +1278,4 @@ if left > 0 then
   if total > most_bodies and total % 64 < left then hint = 'h' end
 end
 return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, hint,
-  charged_bytes(true)}
+  charged_bytes(kind ~= 'd')}

@@ -233,7 +233,7 @@ class RedisDevices:
 
     async def forget_device(
         self, uid: str, device: str, now_us: int, epoch_seed: bytes, category_filter: Prefixes = None
-    ) -> None:
+    ) -> int:
         """See ``Devices.forget_device``. The commit deletes the registration in the same step as the items."""
         keys = self._keys.of_user(uid)
         raw = await self._call("HGET", keys.devices, device)
@@ -244,9 +244,10 @@ class RedisDevices:
         # The items and the registration go in one commit, which publishes a close before its announcement. Sessions
         # follow, with a second close: a connection may have opened between both, and closing twice is harmless.
         reason, caller = RemovalReason.DISPLACED, Sender(BACKEND, category_filter)
-        await self._commit(uid, Commit(now_us, epoch_seed, caller, reason=reason, forget_device=device))
+        receipt = await self._commit(uid, Commit(now_us, epoch_seed, caller, reason=reason, forget_device=device))
         message = _control_message({"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
         await self._run(self._remove_device, (keys.presence, keys.acks), (device, keys.channel, message))
+        return receipt.extra_weight
 
     async def forget_inactive(self, uid: str, now_us: int) -> int | None:
         """See ``Devices.forget_inactive``."""
