@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -64,6 +64,9 @@ FOLDED: Final = "folded"
 """Reason of a push above the user's budget that was sent as a part of a later push."""
 RETRY_BUDGET_US: Final = DAY_US
 """How long a delivery is retried, unless its item expires earlier."""
+
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,7 +426,7 @@ async def _record_verdict(
         _observe_age(context, delivery, decision)
     until_s = started_s + context.lease_s
     if isinstance(verdict, RecipientGone) and decision.on_gone is not None:
-        verdict = await _forget_recipient(context, decision.on_gone, verdict)
+        verdict = await _forget_recipient(context, decision.on_gone, verdict, until_s)
     is_content_rejected = _rejects_content(decision, verdict)
     if isinstance(verdict, Retry | Misconfigured) or is_content_rejected:
         await _give_back(context, delivery.intent, decision.budget)
@@ -470,10 +473,16 @@ def _observe_age(context: DeliveryContext, delivery: DeliveryRecord, decision: S
 
 
 async def _forget_recipient(
-    context: DeliveryContext, on_gone: Callable[[RecipientGone], Awaitable[bool | Retry]], gone: RecipientGone
+    context: DeliveryContext,
+    on_gone: Callable[[RecipientGone], Awaitable[bool | Retry]],
+    gone: RecipientGone,
+    until_s: float,
 ) -> Verdict:
-    """Delete a token or address that the provider reports as gone. Returns the verdict to record."""
-    outcome = await on_gone(gone)
+    """Delete a token or address that the provider reports as gone. Returns the verdict to record.
+
+    `until_s`: see `_until_available`.
+    """
+    outcome = await _until_available(context, lambda: on_gone(gone), until_s)
     if isinstance(outcome, Retry):
         return outcome
     if outcome:
@@ -526,9 +535,11 @@ async def _write(
 
 
 async def _until_available(
-    context: DeliveryContext, write: Callable[[], Awaitable[int | None]], until_s: float
-) -> int | None:
+    context: DeliveryContext, write: Callable[[], Awaitable[_Result]], until_s: float
+) -> _Result:
     """Write after a send, and retry until the store is available, even after the end of the lease.
+
+    `write` must be idempotent.
 
     A verdict that is not recorded means that the message is sent again. If another worker has claimed the delivery
     meanwhile, the ledger refuses the write.

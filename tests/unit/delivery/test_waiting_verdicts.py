@@ -11,13 +11,16 @@ import pytest
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryHistory, DeliveryRecord, DeliveryState
 from gregor.reference.store import MemoryQueueReader, MemoryStore
+from gregor.reference.store.devices import MemoryDevices
 from gregor.reference.store.ledger import MemoryLedger
+from gregor.store.contract.devices import Registration
 from gregor.store.contract.queue import DueIntents, QueuedIntent
 from gregor.store.contract.store import Store, Unavailable, UnreadableValue
 from gregor.store.redis.errors import StoreFull
 from gregor_delivery import attempt as attempts
 from gregor_delivery import worker as workers
 from gregor_delivery.attempt import attempt
+from gregor_delivery.channels.verdict import RecipientGone
 from gregor_delivery.worker import RECLAIM_AFTER_OUTAGE_S, Worker
 from tests.support.wait import wait_until
 from tests.unit.delivery.harness import DeliveryHarness, FakeChannel
@@ -57,6 +60,21 @@ class UnavailableLedger(MemoryLedger):
             self.refused += 1
             raise self._error
         return await super().record_outcome(delivery, place, state, history, counts=counts)
+
+
+class UnavailableDevices(MemoryDevices):
+    """Devices that can be unavailable when a push token is deleted. Counts the refused deletions."""
+
+    def __init__(self, other: MemoryDevices) -> None:
+        self.__dict__.update(other.__dict__)
+        self.is_away = True
+        self.refused = 0
+
+    async def remove_push(self, uid: str, device: str, registration: Registration) -> bool:
+        if self.is_away:
+            self.refused += 1
+            raise Unavailable("the owner of the token is away")
+        return await super().remove_push(uid, device, registration)
 
 
 class QueueOfProcess(MemoryQueueReader):
@@ -140,6 +158,23 @@ async def test_verdict_waits_longer_than_its_claim(harness: DeliveryHarness, err
 
     assert await sending is None
     assert ((await harness.outcome("a"))[0], len(harness.provider.pushes)) == (DeliveryState.SENT, 1)
+
+
+async def test_verdict_waits_until_the_token_that_is_gone_can_be_deleted(harness: DeliveryHarness) -> None:
+    assert isinstance(harness.store, MemoryStore)
+    devices = harness.store._devices = UnavailableDevices(harness.store.devices)
+    harness.provider.verdicts = [RecipientGone("410", "Unregistered")]
+    sending = asyncio.create_task(attempt(harness.context, await harness.create("a")))
+    await wait_until(lambda: devices.refused or sending.done(), "the token cannot be deleted")
+    harness.clock.advance(LONG_S)
+    refused = devices.refused
+    await wait_until(lambda: sending.done() or devices.refused > refused + 2, "the verdict still waits")
+    devices.is_away = False
+
+    assert await sending is None
+    assert (await harness.outcome("a"), len(harness.provider.pushes)) == ((DeliveryState.DEAD, "device_gone"), 1)
+    registration = await devices.registration("alice", "phone")
+    assert registration is not None and registration.push is None
 
 
 async def test_verdict_of_each_delivery_of_a_mail_waits() -> None:
