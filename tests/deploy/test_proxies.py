@@ -690,6 +690,18 @@ async def test_refused_request_logs_no_secret(proxy: Proxy, target: str) -> None
     assert "planted-secret" not in everything_logged(proxy)
 
 
+@pytest.mark.parametrize("end", ["%zz", "%a", "%", "%a/", "%25%"])
+async def test_path_with_a_malformed_escape_logs_no_secret(proxy: Proxy, end: str) -> None:
+    before = len(lines_of(proxy, "127.0.0.35"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=UNSAFE, local_addr=("127.0.0.35", 0))
+    writer.write(f"GET /v1/unsubscribe/planted-secret{end} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+    await reader.read()
+    writer.close()
+
+    await wait_until(lambda: len(lines_of(proxy, "127.0.0.35")) > before, "the request is logged", 5)
+    assert "planted-secret" not in everything_logged(proxy)
+
+
 def lines_of(proxy: Proxy, address: str) -> list[str]:
     """Return the lines of the access log about a client."""
     return [line for line in access_log(proxy).splitlines() if line.startswith(f"{address} ")]

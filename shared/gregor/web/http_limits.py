@@ -143,6 +143,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Notify the request that is being answered; uvicorn notifies only the newest of pipelined requests."""
         super().connection_lost(exc)
+        # uvicorn leaves this timer of 75 s if the client has reset the connection, and the timer keeps all its objects.
+        self._unset_keepalive_if_required()
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()

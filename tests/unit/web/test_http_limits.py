@@ -7,7 +7,9 @@ import contextlib
 import gc
 import json
 import socket
+import struct
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -472,6 +474,19 @@ async def test_disconnect_ends_a_streaming_response(caplog: pytest.LogCaptureFix
         await wait_until(is_over.is_set, "the response is cancelled")
 
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_reset_connection_is_freed_at_once(site: EchoSite) -> None:
+    reader, writer = await site.dial(HEAD + b"\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    [connection] = map(weakref.ref, site.connections)
+
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+    await wait_until(lambda: not site.connections, "the connection is reset")
+
+    gc.collect()
+    assert connection() is None
 
 
 async def test_pipelined_requests_are_bounded_in_number_and_memory() -> None:
