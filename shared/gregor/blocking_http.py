@@ -20,6 +20,8 @@ from typing import Any, Final, Self
 import httpcore
 import httpx
 
+from gregor.net.outgoing.http_clients import client_options
+
 _PIECE_BYTES = 65_536
 """How much is written in one step: the rest of a large request gets the time that is left then."""
 
@@ -53,7 +55,7 @@ class RequestDeadline:
 
 def blocking_client(**options: Any) -> httpx.Client:
     """Return a client of httpx, made with `options`, whose requests keep the deadline of their timeouts."""
-    http = httpx.Client(**options)
+    http = httpx.Client(**client_options(None, options))
     # httpx has no option for the network backend, and with another transport it ignores the proxies of the environment.
     # tests/unit/client/test_hostile_server.py fails if these attributes change.
     for transport in (http._transport, *http._mounts.values()):

@@ -8,13 +8,17 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 
-def write_certificate(directory: Path, expires_in: timedelta = timedelta(days=1)) -> Path:
+def write_certificate(
+    directory: Path,
+    expires_in: timedelta = timedelta(days=1),
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
+) -> Path:
     """Return the path of a self-signed certificate for 127.0.0.1 and its key, in one file; it is two days old."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gregor test")])
     now = datetime.now(UTC)
     signed = (

@@ -110,6 +110,34 @@ def test_every_module_and_public_class_has_a_docstring() -> None:
     assert silent == []
 
 
+OUTGOING = "shared/gregor/net/outgoing/"
+MAKERS = {
+    "create_default_context": {
+        OUTGOING + "tls.py",
+        "shared/gregor/redis/url.py",  # Redis is trusted
+        "shared/gregor/dev/fakes/tls.py",  # of a server
+        "shared/gregor/cli/doctor/host_findings.py",  # makes no connection
+    },
+    "SSLContext": set(),
+    "AsyncClient": {OUTGOING + "http_clients.py"},
+    "Client": {"shared/gregor/blocking_http.py"},
+}
+"""Functions that make TLS contexts and HTTP clients, and the modules that may call them."""
+
+
+def test_contexts_and_http_clients_have_one_origin() -> None:
+    """Other contexts and clients would have none of the limits for hostile servers."""
+    callers: dict[str, set[str]] = {name: set() for name in MAKERS}
+    for path in sources("shared", "services"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            function = node.func if isinstance(node, ast.Call) else None
+            name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+            if name in MAKERS:
+                callers[name].add(str(path.relative_to(ROOT)))
+
+    assert callers == MAKERS
+
+
 def test_no_vague_module_names() -> None:
     assert [str(path) for path in sources() if path.stem in VAGUE] == []
 

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import httpcore
 
+from gregor.net.outgoing.tls import outgoing_context
+
 from .bounded_streams import BoundedBackend, ResponseLimitExceeded
 from .in_flight import InFlight
 
@@ -52,7 +54,7 @@ class HttpPool:
     ) -> None:
         """`context`: trusted authorities, by default the system's. `backend`: may reject destinations."""
         self._size, self._backend = size, BoundedBackend(backend or httpcore.AnyIOBackend())
-        self._context = context or ssl.create_default_context()
+        self._context = context or outgoing_context()
         self._free = asyncio.Semaphore(size)
         self._idle: list[tuple[httpcore.Origin, httpcore.AsyncHTTPConnection]] = []  # most recently used last
         self._in_flight = InFlight()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from gregor.net.outgoing.tls import outgoing_context
+
 from .bounded_streams import MAX_TLS_WORK, READ_BYTES
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def client_context(ca_file: Path | None) -> ssl.SSLContext:
     Private authorities are not checked strictly: since Python 3.13 the default rejects those without some extensions of
     RFC 5280, such as key usage: the same file would work with one Python and fail with another.
     """
-    context = ssl.create_default_context(cafile=ca_file)
+    context = outgoing_context(ca_file)
     if ca_file is not None:
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

@@ -42,6 +42,7 @@ from gregor.core.ids import (
 )
 from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.net.bounded_responses import UNCOMPRESSED, compression_fault
+from gregor.net.outgoing.http_clients import async_client
 
 log = structlog.get_logger(__name__)
 
@@ -381,7 +382,7 @@ async def fetch_jwks(place: str) -> bytes:
         raise ValueError("the URL of the key server is not valid") from None
     async with (
         asyncio.timeout(READ_TIMEOUT_S),
-        httpx.AsyncClient(timeout=5, follow_redirects=False, headers=UNCOMPRESSED) as client,
+        async_client(timeout=5, follow_redirects=False, headers=UNCOMPRESSED) as client,
         client.stream("GET", url) as answer,
     ):
         if not answer.is_success:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
@@ -18,6 +17,8 @@ from gregor.client.mirror import Mirror
 from gregor.core.close_codes import CloseCode
 from gregor.core.json_text import decode_published
 from gregor.net.bounded_responses import UNCOMPRESSED, LineSplitter, compression_fault
+from gregor.net.outgoing.http_clients import async_client
+from gregor.net.outgoing.tls import outgoing_context
 
 from .failure import NOT_GREGOR, RoundFailed, Stage, connection_failure
 
@@ -49,7 +50,7 @@ async def stream_frames(url: str, token: str, timeout_s: float) -> AsyncIterator
     """Yield the frames of a new stream of server-sent events. Raises `RoundFailed` as `websocket_frames` does."""
     timeout = httpx.Timeout(_SILENCE_S, connect=timeout_s)
     # The authorities of the system, as of the WebSocket; httpx has its own.
-    async with httpx.AsyncClient(timeout=timeout, verify=ssl.create_default_context()) as http:
+    async with async_client(timeout=timeout, tls=outgoing_context()) as http:
         query = {"session": secrets.token_hex(8)}
         headers = {"Authorization": f"Bearer {token}", **UNCOMPRESSED}
         try:

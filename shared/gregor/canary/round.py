@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -16,6 +15,8 @@ import httpx
 from gregor.client import calls
 from gregor.client.calls import ApiCall, ApiRequest
 from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong, compression_fault, read_bounded
+from gregor.net.outgoing.http_clients import async_client
+from gregor.net.outgoing.tls import outgoing_context
 
 from .failure import NOT_GREGOR, RoundFailed, Stage, connection_failure
 from .receivers import CanaryDevice, Frame, Transport, stream_frames, websocket_frames
@@ -67,12 +68,11 @@ async def run_round(target: CheckedDeployment, transport: Transport) -> RoundRes
         except Exception as error:  # each source of credentials has its own errors
             raise RoundFailed(Stage.CREDENTIALS, str(error)) from error
         # A new client for each round: it also checks DNS, TLS and the way to ingest.
-        tls = ssl.create_default_context()
-        async with httpx.AsyncClient(
+        async with async_client(
             base_url=target.ingest,
             headers=headers,
             timeout=target.timeout_s,
-            verify=tls,
+            tls=outgoing_context(),
         ) as http:
             await _Round(target, http, result).run(_frames(target, transport, token))
     except RoundFailed as failure:

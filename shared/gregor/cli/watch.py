@@ -32,6 +32,7 @@ from gregor.core.close_codes import CloseCode
 from gregor.core.ids import is_name, is_user_id, name_error, user_id_error
 from gregor.core.json_text import decode_published
 from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong
+from gregor.net.outgoing.http_clients import async_client
 
 from .commands.backend import User
 from .commands.token import mint_token
@@ -214,7 +215,7 @@ async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
 
 async def _parts(stream: str, ticket: str) -> AsyncIterator[bytes]:
     """Yield the parts of a stream. Raises TimeoutError if its head, or the next part, does not arrive in time."""
-    async with httpx.AsyncClient(timeout=httpx.Timeout(SILENCE_S, connect=10)) as client:
+    async with async_client(timeout=httpx.Timeout(SILENCE_S, connect=10)) as client:
         request = client.build_request("GET", f"{stream}/v1/stream", params={"ticket": ticket}, headers=UNCOMPRESSED)
         async with asyncio.timeout(HEAD_S):
             response = await client.send(request, stream=True)

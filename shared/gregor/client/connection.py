@@ -13,6 +13,7 @@ from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_
 from gregor.core.close_codes import CloseCode
 from gregor.core.items.frames import check_frame
 from gregor.core.json_text import decode_published
+from gregor.net.outgoing.tls import outgoing_context
 
 SUBPROTOCOL = "gregor.v1"
 HANDSHAKE_S = 10.0
@@ -67,6 +68,7 @@ class GatewayConnection(WSListener):
             await ws_connect(
                 lambda: connection,
                 url.rstrip("/") + "/v1/connect",
+                ssl_context=outgoing_context() if url.lower().startswith("wss:") else None,
                 extra_headers=headers,
                 websocket_handshake_timeout=timeout_s,
                 max_frame_size=MAX_FRAME_BYTES,

@@ -24,6 +24,7 @@ import httpx
 
 from gregor.blocking_http import RequestDeadline, blocking_client
 from gregor.net.bounded_responses import UNCOMPRESSED, compression_fault
+from gregor.net.outgoing.http_clients import async_client
 
 from . import calls
 from .calls import ApiCall, ApiRequest, ApiResponse, Attempt, ItemDocument, TransportFailure
@@ -149,7 +150,7 @@ class AsyncProducer:
         Raises ValueError if the URL has no scheme or host, or the key is empty.
         """
         headers = calls.bearer(key) | UNCOMPRESSED | (calls.REPLICATED if replicated else {})
-        self._http = httpx.AsyncClient(base_url=calls.base_url_of(url), headers=headers)
+        self._http = async_client(base_url=calls.base_url_of(url), headers=headers)
         self._timeout_s = seconds_of(timeout)
 
     async def __aenter__(self) -> Self:

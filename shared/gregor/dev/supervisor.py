@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from gregor.core.backoff import Backoff, no_jitter
+from gregor.net.outgoing.http_clients import async_client
 
 from .errors import DevError
 from .processes import end_with_parent, module_command
@@ -116,7 +117,7 @@ class Supervisor:
     async def wait_ready(self) -> None:
         """Return when every probe answers 200. Raises DevError if a process keeps ending, or after `READY_S`."""
         deadline_s = asyncio.get_running_loop().time() + READY_S
-        async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+        async with async_client(timeout=2, trust_env=False) as client:
             for process in self.processes:
                 for probe in process.service.probes:
                     while not await _is_ready(client, probe):

@@ -25,6 +25,7 @@ from google.oauth2 import service_account
 
 from gregor.clock import Clock
 from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong, compression_fault, read_bounded
+from gregor.net.outgoing.http_clients import async_client
 from gregor_delivery.channels.bounded_streams import BoundedBackend
 from gregor_delivery.channels.verdict import clean
 
@@ -181,7 +182,7 @@ class _TemporaryFailure(Exception):
 
 def _bounded_client() -> httpx.AsyncClient:
     """Return a client that limits the work for each response, on direct and on proxied connections."""
-    client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=False, headers=UNCOMPRESSED)
+    client = async_client(timeout=FETCH_TIMEOUT_S, follow_redirects=False, headers=UNCOMPRESSED)
     # httpx has no public parameter for the backend. If we passed a transport, httpx would ignore HTTPS_PROXY.
     for each in (client._transport, *client._mounts.values()):
         if isinstance(each, httpx.AsyncHTTPTransport):

@@ -8,6 +8,7 @@ import ssl
 from typing import Final
 
 from gregor.clock import Clock
+from gregor.net.outgoing.tls import outgoing_context
 from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.tls import limit_overhead
 from gregor_delivery.channels.verdict import Refused, Verdict
@@ -79,7 +80,7 @@ class EmailChannel:
             self._clock,
             connections=self._connections,
             idle_s=self._idle_s,
-            context=limit_overhead(self._context or ssl.create_default_context()),
+            context=limit_overhead(self._context or outgoing_context()),
         )
 
     async def send(self, message: MailMessage, deadline_s: float) -> Verdict:
