@@ -287,6 +287,55 @@ async def test_failure_after_the_mail_is_unknown(harness: MailChannelHarness, fa
     assert isinstance(await harness.send("bob@example.com"), Sent)
 
 
+@pytest.mark.parametrize(
+    ("step", "surplus", "failed"),
+    [
+        ("EHLO", "250 2.0.0 Ok\r\n", "MAIL"),
+        ("MAIL", "250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n354 Go on\r\n", "RCPT"),
+        ("RCPT", "354 Go on\r\n", "DATA"),
+        ("RCPT", "3", "DATA"),
+        ("DATA", "250 2.0.0 Ok: queued as SURPLUS\r\n", "DATA"),
+    ],
+)
+async def test_surplus_reply_ends_a_mail_before_it_is_written(
+    harness: MailChannelHarness, step: str, surplus: str, failed: str
+) -> None:
+    """aiosmtplib would take it as the reply to the next command."""
+    harness.relay.rules = [RelayRule(step, times=1, surplus=surplus)]
+
+    verdict = await harness.send()
+
+    assert verdict == Retry(None, None, f"{failed}: the relay sent a reply without a command", is_unanswered=True)
+    assert harness.relay.count == 0
+    await wait_until(lambda: not harness.relay.open_connections, "the connection is closed")
+    assert await harness.send("bob@example.com") == Sent("250", "FAKE1")
+
+
+@pytest.mark.parametrize(
+    ("step", "surplus"),
+    [
+        ("END", "250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n354 Go on\r\n"),
+        ("END", "421 4.4.2 closing\r\n"),
+        ("RSET", "250 2.0.0 Ok\r\n"),
+        ("RCPT", "250 2.0.0 Ok\r\n"),
+    ],
+)
+async def test_surplus_reply_concerns_no_other_recipient(harness: MailChannelHarness, step: str, surplus: str) -> None:
+    rejection = RelayRule("RCPT", "550 5.1.1 no such user", None, "gone")
+    harness.relay.rules = [rejection]
+    if step == "RCPT":
+        rejection.surplus = surplus
+    else:
+        harness.relay.rules.append(RelayRule(step, times=1, surplus=surplus))
+    users = ("a", "b", "gone", "c", "d") if step == "END" else ("gone", "c", "gone", "d")
+
+    verdicts = [await harness.send(f"{user}@example.com") for user in users]
+
+    assert [verdict.name for verdict in verdicts] == ["gone" if user == "gone" else "sent" for user in users]
+    sent = [(f"{user}@example.com",) for user in users if user != "gone"]
+    assert [mail.recipients for mail in harness.relay.mails] == sent
+
+
 async def test_cancelled_send_closes_only_its_connection(harness: MailChannelHarness) -> None:
     await harness.send()
     harness.relay.rules = [RelayRule("RCPT", RelayFault.HANG, 1, "slow")]

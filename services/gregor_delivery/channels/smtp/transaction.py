@@ -19,6 +19,7 @@ from .pool import SmtpConnection
 from .responses import SERVICE_CLOSING, SmtpStep, accepted, is_relay_denied, rejected
 
 _CONNECTION_ERRORS: Final = (aiosmtplib.SMTPException, OSError)
+_SURPLUS: Final = "the relay sent a reply without a command"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class TransactionResult:
     is_reusable: bool
     """Whether the connection is ready for another transaction."""
     was_stale: bool = False
-    """Whether the relay had closed the idle connection: nothing was sent."""
+    """Whether the relay had closed the idle connection, or sent a surplus reply over it: nothing was sent."""
     is_recipient_accepted: bool = False
     is_relay_denied: bool = False
     """Whether the rejection of the recipient may be about us; see `RelayDenials`."""
@@ -105,6 +106,9 @@ async def _command(
     """Send one command; raises `_Failed`, after a RSET, unless the reply is a success."""
     if left_s <= 0:
         raise _Failed(_unanswered(f"{step.value}: the deadline has passed"), is_reusable=False)
+    if connection.has_surplus:
+        connection.smtp.close()
+        raise _Failed(_unanswered(f"{step.value}: {_SURPLUS}"), is_reusable=False)
     try:
         code, text = await connection.smtp.execute_command(*words, timeout=left_s)
     except _CONNECTION_ERRORS as error:
@@ -134,6 +138,8 @@ async def _write_mail(connection: SmtpConnection, envelope: Envelope, timeout_s:
     protocol = connection.smtp.protocol
     if protocol is None:
         return _unanswered("DATA: the connection was lost"), False
+    if connection.has_surplus:
+        return _unanswered(f"DATA: {_SURPLUS}"), False
     try:
         protocol.write(envelope.content)
     except _CONNECTION_ERRORS as error:
