@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from http.cookiejar import CookieJar
 from typing import Any
 
 import httpx
@@ -22,4 +23,15 @@ def async_client(*, tls: ssl.SSLContext | None = None, **options: Any) -> httpx.
 def client_options(tls: ssl.SSLContext | None, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a client of httpx, blocking or not, with those that all clients share."""
     trusts_environment = options.get("trust_env", True)
-    return options | {"verify": tls or limit_handshakes(httpx.create_ssl_context(trust_env=trusts_environment))}
+    context = tls or limit_handshakes(httpx.create_ssl_context(trust_env=trusts_environment))
+    return options | {"verify": context, "cookies": _NoCookies()}
+
+
+class _NoCookies(CookieJar):
+    """Ignores the cookies of all responses, without parsing them.
+
+    A server that sends new cookies with each response would fill the memory of a client that keeps them.
+    """
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Keep nothing."""
