@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import httpcore
 
+from gregor.net.outgoing.bounded_streams import BoundedBackend, ResponseLimitExceeded
 from gregor.net.outgoing.tls import outgoing_context
 
-from .bounded_streams import BoundedBackend, ResponseLimitExceeded
 from .in_flight import InFlight
 
 CONNECTIONS: Final = 100

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from gregor.net.outgoing.bounded_streams import MAX_TLS_WORK, READ_BYTES
 from gregor.net.outgoing.tls import outgoing_context
-
-from .bounded_streams import MAX_TLS_WORK, READ_BYTES
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer

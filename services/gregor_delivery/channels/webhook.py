@@ -14,9 +14,9 @@ import httpcore
 
 from gregor.clock import Clock
 from gregor.core.notify.webhook_signature import LOOPBACK_HOSTS, signed_headers, webhook_url_error
+from gregor.net.outgoing.bounded_streams import ResponseLimitExceeded
 from gregor.net.ssrf_guard import AddressNotPublic, GuardedBackend, connect_failure
 
-from .bounded_streams import ResponseLimitExceeded
 from .contract import WebhookCall
 from .http_pool import CONNECTIONS, HttpExchange, HttpPool
 from .verdict import RecipientGone, Refused, Retry, Sent, Verdict, parse_retry_after

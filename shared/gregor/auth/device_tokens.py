@@ -42,7 +42,7 @@ from gregor.core.ids import (
 )
 from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.net.bounded_responses import UNCOMPRESSED, compression_fault
-from gregor.net.outgoing.http_clients import async_client
+from gregor.net.outgoing.http_clients import bounded_client
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +62,8 @@ A stranger can use up these loads. Meanwhile tokens of a new key get ``KeyNotLoa
 MAX_TOKEN_BYTES: Final = 8_192
 """Longer tokens are refused without parsing. An RS256 token with a few hundred prefixes takes half of this."""
 MAX_JWKS_BYTES: Final = 1_048_576
+MAX_JWKS_WORK: Final = 8 * MAX_JWKS_BYTES
+"""Limit of the work for a response with TOKEN_JWKS: `MAX_JWKS_BYTES` in lines of 40 bytes (`bounded_streams`)."""
 CACHE_SIZE: Final = 20_000
 """Size of the cache of verified tokens: about 12 MB when full. Verifying a signature takes 40–120 µs, a cached
 token 1 µs.
@@ -370,8 +372,8 @@ class TokenVerifier:
 async def fetch_jwks(place: str) -> bytes:
     """Return the bytes of a JWKS from an https URL or from a file.
 
-    A response may not redirect or be compressed, and is limited to 1 MiB and ``READ_TIMEOUT_S``. Raises ``OSError``,
-    ``ValueError`` or ``httpx.HTTPError``.
+    A response may not redirect or be compressed, and is limited to 1 MiB, ``MAX_JWKS_WORK`` and ``READ_TIMEOUT_S``.
+    Raises ``OSError``, ``ValueError`` or ``httpx.HTTPError``.
     """
     if not place.startswith("https://"):
         return await asyncio.to_thread(Path(place).read_bytes)
@@ -382,7 +384,7 @@ async def fetch_jwks(place: str) -> bytes:
         raise ValueError("the URL of the key server is not valid") from None
     async with (
         asyncio.timeout(READ_TIMEOUT_S),
-        async_client(timeout=5, follow_redirects=False, headers=UNCOMPRESSED) as client,
+        bounded_client(MAX_JWKS_WORK, timeout=5, follow_redirects=False, headers=UNCOMPRESSED) as client,
         client.stream("GET", url) as answer,
     ):
         if not answer.is_success:

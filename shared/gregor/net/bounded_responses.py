@@ -1,6 +1,7 @@
 """Limits for responses of servers that may be hostile: length, length of a line, no compression, time of parsing.
 
-Every module with an HTTP client imports this one, which replaces two patterns of h11 (see `parse_in_linear_time`).
+Importing this module replaces two patterns of h11 (see `parse_in_linear_time`). `gregor.net.outgoing` imports it, and
+makes all HTTP clients.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from gregor import __version__
-from gregor.net.outgoing.http_clients import async_client
+from gregor.net.outgoing.http_clients import bounded_client
 
 from .tracer import TRACING_OFF, Span, Tracer
 
@@ -114,7 +114,7 @@ class OtlpExporter:
 
     async def _post(self, content: bytes) -> tuple[str, str]:
         if self._http is None:
-            self._http = async_client(timeout=TIMEOUT_S)
+            self._http = bounded_client(timeout=TIMEOUT_S)
         headers, size = {"Content-Type": "application/json"}, 0
         async with (
             asyncio.timeout(TIMEOUT_S),

@@ -555,6 +555,13 @@ async def test_slow_key_server_has_a_total_time(tmp_path: Path, monkeypatch: pyt
         assert (await refusal(tokens, signed(GOOD, kid="a"))).code == "unavailable"
 
 
+async def test_key_set_of_short_lines_is_read_up_to_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = (b" " * 39 + b"\n") * (MAX_JWKS_BYTES // 40)
+
+    with key_server(tmp_path, monkeypatch, body) as (url, _):
+        assert await fetch_jwks(url) == body
+
+
 async def test_deeply_nested_key_set_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = b'{"keys":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 

@@ -10,13 +10,17 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
 from gregor.auth import device_tokens
 from gregor.clock import ManualClock
 from gregor.core.notify.webhook_signature import encode_secret
 from gregor.dev.fakes.fcm import FakeFcm
 from gregor.dev.fakes.http1 import FakeResponse, Http1Server
+from gregor.net.outgoing.bounded_streams import ResponseLimitExceeded
+from gregor.tracing.exporter import OtlpExporter
 from gregor_delivery.channels.contract import WebhookCall
 from gregor_delivery.channels.fcm import google_token
 from gregor_delivery.channels.fcm.channel import FcmChannel
@@ -35,6 +39,15 @@ ENDLESS = {
     "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
 }
+
+
+def trusted_server(directory: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """Return the context of a server that the HTTP clients of this process trust."""
+    certificate = write_certificate(directory)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate)
+    return tls
 
 
 @asynccontextmanager
@@ -152,10 +165,31 @@ async def test_endless_response_of_a_key_server_has_a_total_time(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_tokens, "READ_TIMEOUT_S", 0.3)
-    certificate = write_certificate(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate)
-    async with endless_server(kind, tls=tls) as url, asyncio.timeout(30):
+    async with endless_server(kind, tls=trusted_server(tmp_path, monkeypatch)) as url, asyncio.timeout(30):
         with pytest.raises(TimeoutError):
             await device_tokens.fetch_jwks(url)
+
+
+@pytest.mark.parametrize("kind", list(ENDLESS))
+async def test_flood_of_a_key_server_ends_by_its_work(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_tokens, "READ_TIMEOUT_S", 60)
+    tls = trusted_server(tmp_path, monkeypatch)
+    async with endless_server(kind, is_flood=True, tls=tls) as url, asyncio.timeout(60):
+        with pytest.raises(httpx.RemoteProtocolError) as raised:
+            await device_tokens.fetch_jwks(url)
+
+    assert isinstance(raised.value.__cause__, ResponseLimitExceeded)
+
+
+@pytest.mark.parametrize("kind", list(ENDLESS))
+async def test_flood_of_a_trace_collector_ends_by_its_work(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gregor.tracing.exporter.TIMEOUT_S", 60)
+    async with endless_server(kind, is_flood=True) as url, asyncio.timeout(60):
+        exporter = OtlpExporter(url, "delivery", CollectorRegistry())
+        with pytest.raises(httpx.RemoteProtocolError) as raised:
+            await exporter._post(b"{}")
+        await exporter.close()
+
+    assert isinstance(raised.value.__cause__, ResponseLimitExceeded)

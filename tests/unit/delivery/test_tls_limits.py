@@ -19,8 +19,8 @@ from gregor.dev.fakes.http1 import FakeResponse, Http1Server
 from gregor.dev.fakes.keys import write_key
 from gregor.dev.fakes.smtp import FakeSmtp
 from gregor.dev.fakes.tls import CertificateAuthority
+from gregor.net.outgoing.bounded_streams import MAX_TLS_WORK, READ_BYTES
 from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
-from gregor_delivery.channels.bounded_streams import MAX_TLS_WORK, READ_BYTES
 from gregor_delivery.channels.fcm.channel import FcmChannel
 from gregor_delivery.channels.tls import MAX_TLS_OVERHEAD, TlsLimitExceeded, limit_overhead
 from gregor_delivery.channels.verdict import Retry, Sent, Verdict

@@ -17,7 +17,6 @@ from typing import Any, Final, TypeGuard, cast
 import google.auth.credentials
 import google.auth.exceptions
 import google.auth.transport
-import httpcore
 import httpx
 import msgspec
 from google.auth import identity_pool
@@ -25,8 +24,7 @@ from google.oauth2 import service_account
 
 from gregor.clock import Clock
 from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong, compression_fault, read_bounded
-from gregor.net.outgoing.http_clients import async_client
-from gregor_delivery.channels.bounded_streams import BoundedBackend
+from gregor.net.outgoing.http_clients import bounded_client
 from gregor_delivery.channels.verdict import clean
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
@@ -92,7 +90,7 @@ class AccessToken:
     def __init__(self, credentials: Credentials, clock: Clock) -> None:
         self._credentials = credentials
         self._clock = clock
-        self._client = _bounded_client()
+        self._client = bounded_client(timeout=FETCH_TIMEOUT_S, follow_redirects=False, headers=UNCOMPRESSED)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="google-token")
         self._fetch: asyncio.Task[str] | None = None
         self._token: str | None = None
@@ -178,16 +176,6 @@ def _retrieve_exception(task: asyncio.Task[str]) -> None:
 
 class _TemporaryFailure(Exception):
     """The endpoint is unreachable or overloaded. Not a google-auth exception: google-auth retries some of those."""
-
-
-def _bounded_client() -> httpx.AsyncClient:
-    """Return a client that limits the work for each response, on direct and on proxied connections."""
-    client = async_client(timeout=FETCH_TIMEOUT_S, follow_redirects=False, headers=UNCOMPRESSED)
-    # httpx has no public parameter for the backend. If we passed a transport, httpx would ignore HTTPS_PROXY.
-    for each in (client._transport, *client._mounts.values()):
-        if isinstance(each, httpx.AsyncHTTPTransport):
-            each._pool._network_backend = BoundedBackend(httpcore.AnyIOBackend())
-    return client
 
 
 class _Response(google.auth.transport.Response):

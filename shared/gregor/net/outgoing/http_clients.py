@@ -6,18 +6,29 @@ import ssl
 from http.cookiejar import CookieJar
 from typing import Any
 
+import httpcore
 import httpx
 
-from gregor.net.bounded_responses import parse_in_linear_time
-
+from .bounded_streams import MAX_RESPONSE_WORK, BoundedBackend
 from .tls import limit_handshakes
-
-parse_in_linear_time()
 
 
 def async_client(*, tls: ssl.SSLContext | None = None, **options: Any) -> httpx.AsyncClient:
     """Return a client of httpx, made with `options`. `tls`: its context, by default one with httpx's authorities."""
     return httpx.AsyncClient(**client_options(tls, options))
+
+
+def bounded_client(max_work: int = MAX_RESPONSE_WORK, **options: Any) -> httpx.AsyncClient:
+    """Return a client as `async_client` does that limits the work for each response (`BoundedBackend`).
+
+    The limits hold on direct and on proxied connections.
+    """
+    client = async_client(**options)
+    # httpx has no public parameter for the backend. If we passed a transport, httpx would ignore HTTPS_PROXY.
+    for each in (client._transport, *client._mounts.values()):
+        if isinstance(each, httpx.AsyncHTTPTransport):
+            each._pool._network_backend = BoundedBackend(httpcore.AnyIOBackend(), max_work)
+    return client
 
 
 def client_options(tls: ssl.SSLContext | None, options: dict[str, Any]) -> dict[str, Any]:

@@ -39,10 +39,13 @@ class ResponseLimitExceeded(httpcore.RemoteProtocolError):
 
 
 class BoundedBackend(httpcore.AsyncNetworkBackend):
-    """A network backend of httpcore; the streams of its connections are bounded."""
+    """A network backend of httpcore; the streams of its connections are bounded.
 
-    def __init__(self, inner: httpcore.AsyncNetworkBackend) -> None:
-        self._inner = inner
+    `max_work`: limit of the work for one response, with twice as much for its encrypted bytes.
+    """
+
+    def __init__(self, inner: httpcore.AsyncNetworkBackend, max_work: int = MAX_RESPONSE_WORK) -> None:
+        self._inner, self._max_work = inner, max_work
 
     async def connect_tcp(
         self,
@@ -53,7 +56,8 @@ class BoundedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect as the inner backend does."""
-        return _BoundedStream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+        inner = await self._inner.connect_tcp(host, port, timeout, local_address, socket_options)
+        return _BoundedStream(inner, self._max_work)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep; httpcore requires this method."""
@@ -61,18 +65,22 @@ class BoundedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _EncryptedStream(ByteStream):
-    """The encrypted bytes of a TLS connection. `work` counts those of the current handshake or response."""
+    """The encrypted bytes of a TLS connection, limited for each handshake and each response."""
 
     def __init__(self, inner: ByteStream) -> None:
         self._inner = inner
-        self.work = 0
+        self._work, self._max_work = 0, MAX_TLS_WORK
+
+    def start_response(self, max_work: int) -> None:
+        """Count from here, up to `max_work`."""
+        self._work, self._max_work = 0, max_work
 
     async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
         """Return the next bytes, at most `READ_BYTES`. Raises `ResponseLimitExceeded`."""
-        if self.work > MAX_TLS_WORK:
-            raise ResponseLimitExceeded(f"TLS: more than {MAX_TLS_WORK} encrypted bytes, with the surcharge of reads")
+        if self._work > self._max_work:
+            raise ResponseLimitExceeded(f"TLS: more than {self._max_work} encrypted bytes, with the surcharge of reads")
         data = await self._inner.receive(min(max_bytes, READ_BYTES))
-        self.work += len(data) + READ_WORK
+        self._work += len(data) + READ_WORK
         return data
 
     async def send(self, item: bytes) -> None:
@@ -91,15 +99,17 @@ class _EncryptedStream(ByteStream):
 
 
 class _BoundedStream(httpcore.AsyncNetworkStream):
-    def __init__(self, inner: httpcore.AsyncNetworkStream, encrypted: _EncryptedStream | None = None) -> None:
-        self._inner, self._encrypted = inner, encrypted
+    def __init__(
+        self, inner: httpcore.AsyncNetworkStream, max_work: int, encrypted: _EncryptedStream | None = None
+    ) -> None:
+        self._inner, self._max_work, self._encrypted = inner, max_work, encrypted
         self._work = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return the next bytes, at most `READ_BYTES`. Raises `ResponseLimitExceeded`."""
         # Before the read, not after: the bytes that were read may contain the status, followed by many short lines.
-        if self._work > MAX_RESPONSE_WORK:
-            raise ResponseLimitExceeded(f"more than {MAX_RESPONSE_WORK} bytes, with the surcharges of lines and reads")
+        if self._work > self._max_work:
+            raise ResponseLimitExceeded(f"more than {self._max_work} bytes, with the surcharges of lines and reads")
         data = await self._inner.read(min(max_bytes, READ_BYTES), timeout)
         self._work += len(data) + READ_WORK + LINE_WORK * data.count(b"\n")
         # A TLS stream returns bytes that it has decrypted without giving control to the event loop.
@@ -110,7 +120,7 @@ class _BoundedStream(httpcore.AsyncNetworkStream):
         """Write a part of a request. The work counts from here: a response begins after its request."""
         self._work = 0
         if self._encrypted is not None:
-            self._encrypted.work = 0
+            self._encrypted.start_response(2 * self._max_work)
         await self._inner.write(buffer, timeout)
 
     async def aclose(self) -> None:
@@ -122,7 +132,8 @@ class _BoundedStream(httpcore.AsyncNetworkStream):
         encrypted = None
         if isinstance(self._inner, AnyIOStream):
             self._inner._stream = encrypted = _EncryptedStream(self._inner._stream)
-        return _BoundedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout), encrypted)
+        inner = await self._inner.start_tls(ssl_context, server_hostname, timeout)
+        return _BoundedStream(inner, self._max_work, encrypted)
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

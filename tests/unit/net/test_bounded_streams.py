@@ -17,7 +17,7 @@ import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from httpcore._backends.anyio import AnyIOStream
 
-from gregor_delivery.channels.bounded_streams import (
+from gregor.net.outgoing.bounded_streams import (
     MAX_RESPONSE_WORK,
     MAX_TLS_WORK,
     READ_BYTES,
