@@ -14,13 +14,11 @@ from jinja2.runtime import Context, markup_join, str_join
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape, soft_str
 
-from .budget import RenderBudget
+from .budget import CHARS_PER_STEP, CONTAINERS, RenderBudget
 
 _MAX_LISTED: Final = 20_000  # more values than the largest allowed body has
-_CHARS_PER_STEP: Final = 64
 _MAX_DIGITS: Final = 15
 _SCALARS: Final = (str, int, float)
-_CONTAINERS: Final = (list, tuple, dict)
 _DATE_PARTS: Final = re.compile(r"%[aAbBdHIjmMpSyYZ%]")
 
 ATTRIBUTE_ARGUMENT: Final = {
@@ -100,7 +98,7 @@ def finalize(context: Context, value: Any) -> Any:
     """Return a value as ``{{ … }}`` shows it. Charges for arrays and objects, which may contain one text many times."""
     if isinstance(value, _SCALARS) and value is not True and value is not False:
         return value
-    if isinstance(value, _CONTAINERS):
+    if isinstance(value, CONTAINERS):
         context.parent[RenderBudget.NAME].charge_content(value)
     return shown_text(value)
 
@@ -108,13 +106,13 @@ def finalize(context: Context, value: Any) -> Any:
 # ---- filters of any kind
 
 
-def _bounded(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+def _charging_filter(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a filter: charge it for the size of its operands, and limit its result."""
     charge = _CHARGES.get(name, _charge_content)
     attribute_at = ATTRIBUTE_ARGUMENT.get(name)
 
     @pass_context
-    def bounded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def charged(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
         budget: RenderBudget = context.parent[RenderBudget.NAME]
         if isinstance(value, Iterator):
             value = list(islice(value, _MAX_LISTED))
@@ -125,9 +123,10 @@ def _bounded(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         made = work(context, value, *args, **kwargs)
         if isinstance(made, Iterator):
             made = list(islice(made, _MAX_LISTED))
-        return budget.keep(made)
+        budget.check_size(made)
+        return made
 
-    return bounded
+    return charged
 
 
 def _listed(value: Any) -> list[Any]:
@@ -136,7 +135,7 @@ def _listed(value: Any) -> list[Any]:
     return list(value)
 
 
-# ---- charges: a filter without an entry in the table is charged for its whole content
+# ---- charges for the operands of a filter
 
 _Charge = Callable[[Context, RenderBudget, Any, Any, tuple[Any, ...]], None]
 
@@ -150,8 +149,8 @@ def _charge_content(
 def _charge_slow_content(
     _context: Context, budget: RenderBudget, value: Any, _attribute: Any, arguments: tuple[Any, ...]
 ) -> None:
-    """Charge for a filter that takes 0.1 µs a character, and more."""
-    budget.charge_content(value, *arguments, rate=8)
+    """Charge for a filter that takes 0.1 µs or more for each character."""
+    budget.charge_content(value, *arguments, weight=8)
 
 
 def _charge_once(
@@ -163,31 +162,35 @@ def _charge_once(
 def _charge_entries(
     _context: Context, budget: RenderBudget, value: Any, attribute: Any, _arguments: tuple[Any, ...]
 ) -> None:
-    """Charge for the visit of each entry. A filter or test of each entry is charged when it runs."""
+    """Charge for each direct entry. A filter or test that runs for each entry makes its own charge."""
     budget.charge_entries(value, _path_length(attribute))
 
 
 def _charge_keys(
     context: Context, budget: RenderBudget, value: Any, attribute: Any, arguments: tuple[Any, ...]
 ) -> None:
-    """Charge for the visit of each entry, and for the content of all keys: they are shown, hashed or compared."""
+    """Charge for each direct entry, and for the content of its key, which is shown, hashed or compared.
+
+    The key is the member that ``attribute`` names, by default the entry itself.
+    """
     budget.charge_entries(value, _path_length(attribute))
     keys = value
     if attribute is not None and isinstance(value, list | tuple | Mapping):
         key_of = filters.make_attrgetter(context.environment, attribute)
         keys = [key_of(entry) for entry in value]
-    budget.charge_content(keys, *arguments, is_ordered=True)
+    budget.charge_content(keys, *arguments, is_compared=True)
 
 
 def _charge_sort_keys(
     context: Context, budget: RenderBudget, value: Any, attribute: Any, arguments: tuple[Any, ...]
 ) -> None:
-    """Charge as ``_charge_keys``. Only ``sort`` accepts several attributes, separated by commas."""
+    """Charge for several attributes, separated by commas. Only ``sort`` accepts them."""
     for part in attribute.split(",") if isinstance(attribute, str) else (attribute,):
         _charge_keys(context, budget, value, part, arguments)
 
 
 def _path_length(attribute: Any) -> int:
+    """Return the number of names in an attribute path: 2 for ``a.b``."""
     return 1 + attribute.count(".") if isinstance(attribute, str) else 1
 
 
@@ -200,6 +203,7 @@ _CHARGES: Final[Mapping[str, _Charge]] = {
     "sort": _charge_sort_keys,
     **dict.fromkeys(("date", "title", "urlencode"), _charge_slow_content),
 }
+"""Charges by filter. All other filters use ``_charge_content``."""
 
 
 # ---- filters
@@ -223,7 +227,7 @@ def _join(context: Context, value: Any, separator: Any = "", attribute: str | No
     parts = _listed(filters.sync_do_map(context, value, attribute=attribute) if attribute else value)
     shown = [shown_text(part) for part in parts]
     length = sum(len(str(part)) for part in shown) + len(str(separator)) * len(shown)
-    context.parent[RenderBudget.NAME].charge(length // _CHARS_PER_STEP)
+    context.parent[RenderBudget.NAME].charge(length // CHARS_PER_STEP)
     if not context.eval_ctx.autoescape:
         return str(separator).join(map(str, shown))
     return escape(separator).join(shown)
@@ -234,7 +238,7 @@ def _replace(context: Context, value: Any, old: Any, new: Any, count: int = -1) 
     if isinstance(value, Markup):
         was, will = str(escape(old)), str(escape(new))
     found = text.count(was) if count < 0 else min(count, text.count(was))
-    context.parent[RenderBudget.NAME].charge((len(text) + found * len(will)) // _CHARS_PER_STEP)
+    context.parent[RenderBudget.NAME].charge((len(text) + found * len(will)) // CHARS_PER_STEP)
     made = text.replace(was, will, found)
     return Markup(made) if isinstance(value, Markup) else made  # noqa: S704
 
@@ -264,9 +268,9 @@ def _trim(context: Context, value: Any, characters: str | None = None) -> str:
     text = soft_str(value)
     if characters is None:
         return text.strip()
-    # Python looks for each character of the text in all those to trim.
+    # `str.strip` searches all of `characters` for each character of the text.
     distinct = "".join(set(characters))
-    context.parent[RenderBudget.NAME].charge(len(text) * len(distinct) // (_CHARS_PER_STEP * _CHARS_PER_STEP))
+    context.parent[RenderBudget.NAME].charge(len(text) * len(distinct) // (CHARS_PER_STEP * CHARS_PER_STEP))
     return text.strip(distinct)
 
 
@@ -339,9 +343,9 @@ _IN_CONTEXT: Final[Iterable[tuple[str, Callable[..., Any]]]] = (
 )
 
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
-    **{name: _bounded(name, _plain(work)) for name, work in _PLAIN},
-    **{name: _bounded(name, _environed(work)) for name, work in _ENVIRONED},
-    **{name: _bounded(name, work) for name, work in _IN_CONTEXT},
+    **{name: _charging_filter(name, _plain(work)) for name, work in _PLAIN},
+    **{name: _charging_filter(name, _environed(work)) for name, work in _ENVIRONED},
+    **{name: _charging_filter(name, work) for name, work in _IN_CONTEXT},
     " each": _each,
 }
 """All filters by name. The sandbox inserts those whose name begins with a space; templates cannot name them."""

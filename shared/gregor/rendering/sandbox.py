@@ -1,10 +1,10 @@
 """The template sandbox: a subset of Jinja2 whose templates always finish, with bounded time and size.
 
 A template is checked before it runs. It may show values, compare and compute, and use ``if``, ``for`` and ``set``. It
-cannot call functions, and cannot reach attributes of Python objects. Rendering counts steps: each iteration of a loop
-costs the size of its body, each filter, test and comparison the size of its operands. The limit ``MAX_STEPS``
-therefore does not depend on the load of the machine; ``MAX_MS`` of CPU time is a second limit. No value grows beyond
-``MAX_CHARS``, or ``MAX_BITS``.
+cannot call functions, and cannot reach attributes of Python objects. Rendering counts steps: an iteration of a loop is
+charged by the size of the loop body, a filter, test or comparison by the size of its operands. The limit ``MAX_STEPS``
+therefore does not depend on the load of the machine; ``MAX_MS`` of CPU time is a second limit. No text grows beyond
+``MAX_CHARS``, and no integer beyond ``MAX_BITS``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .budget import MAX_BITS, LimitExceeded, RenderBudget, check_bits
-from .comparisons import COMPARISONS, TESTS
+from .comparisons import OPERAND_FILTERS, TESTS
 from .filters import ATTRIBUTE_ARGUMENT, FILTERS, SampleValue, finalize
 
 MAX_STEPS: Final = 50_000
@@ -261,7 +261,7 @@ def _construct_name(kind: str) -> str:
 
 
 class _StepCounter(jinja2.visitor.NodeTransformer):
-    """Rewrites loops, concatenations and comparisons into filters that count steps and limit sizes."""
+    """Inserts filters into loops, concatenations and comparisons, which charge the render budget and limit sizes."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         """Iterate over the filter `` each``, which charges every iteration with the size of the loop body."""
@@ -279,7 +279,7 @@ class _StepCounter(jinja2.visitor.NodeTransformer):
         return _filter(first, " ~", *others)
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
-        """Charge for the operands, unless a constant limits the work: ``body.n > 5``."""
+        """Charge for the operands, unless one is a constant, which limits the work: ``body.n > 5``."""
         self.generic_visit(node)
         operands: list[nodes.Compare | nodes.Operand] = [node, *node.ops]
         is_search = any(operation.op in ("in", "notin") for operation in node.ops)
@@ -287,8 +287,8 @@ class _StepCounter(jinja2.visitor.NodeTransformer):
             return node
         for operand in operands:
             if not isinstance(operand.expr, nodes.Const | nodes.List | nodes.Tuple):
-                is_searched = isinstance(operand, nodes.Operand) and operand.op in ("in", "notin")
-                operand.expr = _filter(operand.expr, " searched" if is_searched else " compared")
+                is_container = isinstance(operand, nodes.Operand) and operand.op in ("in", "notin")
+                operand.expr = _filter(operand.expr, " container" if is_container else " operand")
         return node
 
 
@@ -316,7 +316,7 @@ class _SandboxEnvironment(ImmutableSandboxedEnvironment):
         )
         # `range`, `dict`, `lipsum` and others are callables, which templates cannot use.
         self.globals.clear()
-        self.filters = {**FILTERS, **COMPARISONS}
+        self.filters = {**FILTERS, **OPERAND_FILTERS}
         self.tests = dict(TESTS)
 
     def getattr(self, obj: Any, attribute: str) -> Any:

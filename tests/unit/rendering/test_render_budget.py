@@ -78,7 +78,7 @@ def cpu_seconds(expression: str) -> float:
 
 
 def assert_bounded(expression: str) -> None:
-    """A rendering may meet one full garbage collection of what all tests before it left, hardly three."""
+    """Check that the fastest of three renderings is within the limit: a garbage collection may delay one of them."""
     most = 2.5 * MAX_MS / 1_000
     assert any(cpu_seconds(expression) < most for _ in range(3)), expression
 
