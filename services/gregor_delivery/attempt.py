@@ -539,7 +539,7 @@ async def _until_available(
 ) -> _Result:
     """Write after a send, and retry until the store is available, even after the end of the lease.
 
-    `write` must be idempotent.
+    `write` must be idempotent: it may have taken effect before it failed.
 
     A verdict that is not recorded means that the message is sent again. If another worker has claimed the delivery
     meanwhile, the ledger refuses the write.

@@ -225,10 +225,10 @@ class ReadLimiter:
             sizes = await self._users.sizes(uid)
             await self.charge(forget_weight(sizes.live, sizes.live_bytes, sizes.device_dismissals))
 
-    async def charge_forgotten(self, weight: int) -> None:
-        """Charge what the removal of a device has cost to the messages of a device token, which can go into debt.
+    async def charge_forgotten_device(self, weight: int) -> None:
+        """Charge the weight of a removal that is done to the rate limit of messages, which can go into debt.
 
-        A sign-out is never refused for it, but the device waits before it can dismiss the same items again.
+        A sign-out is therefore never refused, but the device must wait before it can dismiss the same items again.
         """
         if weight:
             await self._limiter.charge_message(self._actor, self._scope, weight)

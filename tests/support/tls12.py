@@ -52,7 +52,7 @@ class Tls12Pair:
 
     def ask_to_renegotiate(self) -> None:
         """Write a HelloRequest of the server. Python's ssl has no function for this."""
-        _, client_random, secret = (bytes.fromhex(part) for part in _master_secret(self._key_log))
+        client_random, secret = _master_secret(self._key_log)
         keys = _prf(secret, b"key expansion" + self._server_random + client_random, 40)
         key, salt = keys[16:32], keys[36:40]
         nonce = number = struct.pack(">Q", 1)  # its Finished message was record 0
@@ -61,9 +61,11 @@ class Tls12Pair:
         self.to_client.write(struct.pack(">BHH", HANDSHAKE, 0x303, len(content)) + content)
 
 
-def _master_secret(key_log: Path) -> list[str]:
+def _master_secret(key_log: Path) -> tuple[bytes, bytes]:
+    """Return the random bytes of the client, and the master secret."""
     line = next(line for line in key_log.read_text().splitlines() if line.startswith("CLIENT_RANDOM"))
-    return ["", *line.split()[1:]]
+    _, client_random, secret = line.split()
+    return bytes.fromhex(client_random), bytes.fromhex(secret)
 
 
 def _prf(secret: bytes, seed: bytes, size: int) -> bytes:

@@ -47,12 +47,12 @@ export declare class Outbox {
     add(entry: Entry): void;
     /** Removes an entry that another tab has completed. */
     delete(key: string): void;
-    /** Returns the frames to send at `now` (monotonic milliseconds), oldest first, and marks them as sent. */
-    sendable(now: number): Frame[];
+    /** Returns the frames to send at `monotonicMs`, oldest first, and marks them as sent. */
+    sendable(monotonicMs: number): Frame[];
     /** Marks all messages without a receipt as not sent: the connection is new. */
     reconnected(): void;
     /** Processes a `receipt` or `problem` frame and returns the completed entries. `seq`: position of the copy. */
-    answered(frame: Frame, seq: number, now: number): Completed[];
+    answered(frame: Frame, seq: number, monotonicMs: number): Completed[];
     /** Removes and returns the entries whose effect a copy at `seq` shows. A message without effect needs no frame. */
     reached(seq: number): Completed[];
     /**

@@ -1,9 +1,9 @@
 /**
  * The synchronizer of a user's state: the copy, the outbox, and the frames that they send. No I/O and no clock.
  *
- * Frames of a connection go in, frames to send come out. `now` is in monotonic milliseconds for waits and the
- * check of the digest, and in Unix seconds of the server for `put` and `shown`. `gregor conformance` tests this class
- * against a simulated server.
+ * Frames of a connection go in, frames to send come out. `gregor conformance` tests this class against a simulated
+ * server. Waits and the comparison of the digest follow the monotonic clock (`monotonicMs`). The times of items are
+ * compared with the clock of the server (`now`, Unix seconds).
  */
 import { type Change, type Frame, Mirror } from "./mirror.js";
 import { type Completed, type Entry, Outbox } from "./outbox.js";
@@ -34,12 +34,15 @@ export declare class Synchronizer {
     closed(): void;
     /** Cursor and digest of the copy; empty without a copy. */
     position(): Frame;
-    /** Enqueues a message, which the next `tick` sends. Throws if the outbox is full, or if the message is too long or of the wrong form. */
+    /**
+     * Enqueues a message, which the next `tick` sends. Throws if the outbox is full, or if the message is too long or of
+     * the wrong form.
+     */
     put(message: Message, now: number, after?: string): Entry;
     /** Processes one frame of the server. */
-    receive(frame: Frame, now: number): Outcome;
-    /** Returns the frames that are due at `now`: messages after a wait, and the check of the digest. */
-    tick(now: number): Frame[];
+    receive(frame: Frame, monotonicMs: number): Outcome;
+    /** Returns the frames that are due at `monotonicMs`: messages after a wait, and the comparison of the digest. */
+    tick(monotonicMs: number): Frame[];
     /** The next moment at which `tick` has something to do, in monotonic milliseconds; it may be past. */
     nextTick(): number;
     /** Returns the items to show at `now`, and the ids that wait for the server. */

@@ -391,12 +391,12 @@ export class GregorClient implements CoreClient {
   /** Starts the timer of the next expiry, reminder, digest check or end of a wait. */
   private _plan(now: number): void {
     this.env.stopTimer(this._timer);
-    const wait = Math.min((this._store.nextMoment(now) - now) * 1000, this.synchronizer.nextTick() - this.env.monotonic());
-    if (wait === Infinity || this.closed) return;
+    const waitMs = Math.min((this._store.nextMoment(now) - now) * 1000, this.synchronizer.nextTick() - this.env.monotonic());
+    if (waitMs === Infinity || this.closed) return;
     this._timer = this.env.startTimer(() => {
       this.sendPending();
       this.markChanged();
-    }, Math.max(1, wait));
+    }, Math.max(1, waitMs));
   }
 
   /** Rejects the promises of all entries; with `isFinal` also `ready`. Returns their error. */

@@ -49,8 +49,8 @@ export class Outbox {
   private _receipts = new Map<string, Receipt>();
   private _lastQueued = 0;
   /** Monotonic milliseconds before which nothing is sent, because the server asked to wait; 0 after the wait. */
-  // Not the server's time: if its clock steps back, the wait would be longer by that step. While a machine sleeps,
-  // `performance.now` stands still in some browsers: the wait is then longer by at most its remaining part.
+  // Not the server's time: a step back of its clock would extend the wait by the length of the step. In some browsers
+  // `performance.now` stops while the machine sleeps: after the sleep, the rest of the wait still follows.
   holdUntil = 0;
 
   get size(): number {
@@ -92,9 +92,9 @@ export class Outbox {
     this._entries.delete(key);
   }
 
-  /** Returns the frames to send at `now` (monotonic milliseconds), oldest first, and marks them as sent. */
-  sendable(now: number): Frame[] {
-    if (now < this.holdUntil) return [];
+  /** Returns the frames to send at `monotonicMs`, oldest first, and marks them as sent. */
+  sendable(monotonicMs: number): Frame[] {
+    if (monotonicMs < this.holdUntil) return [];
     this.holdUntil = 0;
     let free = IN_FLIGHT - this._sent.size;
     const chosen = this.all().filter(
@@ -112,7 +112,7 @@ export class Outbox {
   }
 
   /** Processes a `receipt` or `problem` frame and returns the completed entries. `seq`: position of the copy. */
-  answered(frame: Frame, seq: number, now: number): Completed[] {
+  answered(frame: Frame, seq: number, monotonicMs: number): Completed[] {
     const key: string = frame.ref;
     if (!this._entries.has(key)) return [];
     this._sent.delete(key);
@@ -122,7 +122,7 @@ export class Outbox {
     }
     const problem: Problem = frame.problem;
     if (isRetryable(problem)) {
-      this.holdUntil = now + Math.min(MAX_WAIT_MS, Math.max(1, problem.retry_after_ms ?? 1000));
+      this.holdUntil = monotonicMs + Math.min(MAX_WAIT_MS, Math.max(1, problem.retry_after_ms ?? 1000));
       return [];
     }
     return this.all()

@@ -1,9 +1,9 @@
 /**
  * The synchronizer of a user's state: the copy, the outbox, and the frames that they send. No I/O and no clock.
  *
- * Frames of a connection go in, frames to send come out. `now` is in monotonic milliseconds for waits and the
- * check of the digest, and in Unix seconds of the server for `put` and `shown`. `gregor conformance` tests this class
- * against a simulated server.
+ * Frames of a connection go in, frames to send come out. `gregor conformance` tests this class against a simulated
+ * server. Waits and the comparison of the digest follow the monotonic clock (`monotonicMs`). The times of items are
+ * compared with the clock of the server (`now`, Unix seconds).
  */
 
 import { type Change, type Frame, Mirror } from "./mirror";
@@ -52,32 +52,35 @@ export class Synchronizer {
     return cursor === null ? {} : { cursor, digest };
   }
 
-  /** Enqueues a message, which the next `tick` sends. Throws if the outbox is full, or if the message is too long or of the wrong form. */
+  /**
+   * Enqueues a message, which the next `tick` sends. Throws if the outbox is full, or if the message is too long or of
+   * the wrong form.
+   */
   put(message: Message, now: number, after?: string): Entry {
     return this.outbox.put(message, this.mirror.items, now, after);
   }
 
   /** Processes one frame of the server. */
-  receive(frame: Frame, now: number): Outcome {
+  receive(frame: Frame, monotonicMs: number): Outcome {
     const outcome: Outcome = { send: [], changes: [], completed: [] };
     if (frame.ref !== undefined) {
-      outcome.completed = this.outbox.answered(frame, this.mirror.seq, now);
+      outcome.completed = this.outbox.answered(frame, this.mirror.seq, monotonicMs);
     } else if (frame.problem) {
-      this._onProblem(frame.problem, now, outcome);
+      this._onProblem(frame.problem, monotonicMs, outcome);
     } else {
       outcome.changes = this.mirror.apply(frame);
-      for (const change of outcome.changes) if (change.type === "synced") this._onSynced(change, now, outcome.send);
+      for (const change of outcome.changes) if (change.type === "synced") this._onSynced(change, monotonicMs, outcome.send);
       outcome.completed = this.outbox.reached(this.mirror.seq);
     }
-    outcome.send.push(...this._sendable(now));
+    outcome.send.push(...this._sendable(monotonicMs));
     return outcome;
   }
 
-  /** Returns the frames that are due at `now`: messages after a wait, and the check of the digest. */
-  tick(now: number): Frame[] {
-    const send = this._sendable(now);
-    if (this.synced && now >= this._checkAt) {
-      this._checkAt = now + CHECK_MS;
+  /** Returns the frames that are due at `monotonicMs`: messages after a wait, and the comparison of the digest. */
+  tick(monotonicMs: number): Frame[] {
+    const send = this._sendable(monotonicMs);
+    if (this.synced && monotonicMs >= this._checkAt) {
+      this._checkAt = monotonicMs + CHECK_MS;
       send.push({ resync: this.mirror.needsFull || this.position() });
     }
     return send;
@@ -98,13 +101,13 @@ export class Synchronizer {
     return { items, pending };
   }
 
-  private _sendable(now: number): Frame[] {
-    return this.synced ? this.outbox.sendable(now) : [];
+  private _sendable(monotonicMs: number): Frame[] {
+    return this.synced ? this.outbox.sendable(monotonicMs) : [];
   }
 
-  private _onSynced(change: Change & { type: "synced" }, now: number, send: Frame[]): void {
+  private _onSynced(change: Change & { type: "synced" }, monotonicMs: number, send: Frame[]): void {
     this.synced = true;
-    this._checkAt = now + CHECK_MS;
+    this._checkAt = monotonicMs + CHECK_MS;
     if (!change.proven) this.mismatches++;
     if (change.kind === "full") this.outbox.fullCopyAt(this.mirror.seq);
     // Only once: if a full copy does not match its own digest, another request would lead to the same.
@@ -113,9 +116,9 @@ export class Synchronizer {
   }
 
   /** A problem without a ref answers the `hello` or a `resync`, not a message of the outbox. */
-  private _onProblem(problem: Problem, now: number, outcome: Outcome): void {
+  private _onProblem(problem: Problem, monotonicMs: number, outcome: Outcome): void {
     const waitMs = problem.retry_after_ms ?? 1000;
-    if (this.synced) this._checkAt = Math.min(this._checkAt, now + waitMs);
+    if (this.synced) this._checkAt = Math.min(this._checkAt, monotonicMs + waitMs);
     else if (isRetryable(problem)) outcome.end = { code: 4006, reason: `retry_after_ms=${waitMs}` };
     else outcome.end = { code: 4503, reason: `${problem.code}: ${problem.detail}` };
   }

@@ -64,7 +64,7 @@ class CategoryRegistry(VersionedCache):
         self._store = store
         self._count_failure = count_failure
         self._unreadable_version = 0
-        self._found: CategorySet | None = None
+        self._last_loaded: CategorySet | None = None
         """The set that was loaded last, even if it cannot be parsed."""
         self._file: Path | None = None
         self._applied_us: int | None = None
@@ -96,7 +96,7 @@ class CategoryRegistry(VersionedCache):
         """Call ``listener`` after each change of ``current``."""
         self._listeners.append(listener)
 
-    async def _load(self, *, is_same_version_trusted: bool) -> None:
+    async def _load(self, *, is_forced: bool) -> None:
         """Load the current set. A set that cannot be parsed, from a newer release for instance, changes nothing."""
         if not self.is_read and self._file is not None and self._applied_us is not None:
             await self._apply_file(self._file, self._applied_us)
@@ -105,14 +105,14 @@ class CategoryRegistry(VersionedCache):
             self._has_fallback = False
             self._replace(0, NO_POLICIES)
         is_same_version = version in (self.version, self._unreadable_version)
-        if is_same_version and is_same_version_trusted:
+        if is_same_version and not is_forced:
             return
         found = await self._store.categories.load(version)
-        if found is None or (is_same_version and found == self._found):
+        if found is None or (is_same_version and found == self._last_loaded):
             return
-        self._found = found
+        self._last_loaded = found
         try:
-            # In a thread: thousands of patterns take up to a second to compile, each of them less than a millisecond.
+            # In a thread: 2,000 patterns take up to a second to compile, and each holds the GIL for less than 1 ms.
             entries = await asyncio.to_thread(parse_categories, found.entries)
         except Problem as problem:
             self._unreadable_version = version

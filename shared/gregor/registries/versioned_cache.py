@@ -1,7 +1,7 @@
 """A cache that every process refreshes when the version in the store changes.
 
-If Redis restarts without its newest data, a version number may come back with other data. The data is therefore loaded
-whatever its version after each report, after each gap or failure, and once a minute.
+If Redis restarts without its newest data, an old version number may come back with other data. After a report, a gap or
+a failure, and once a minute, the data is therefore loaded even if its version is the same.
 
 A pub/sub message invalidates the cache at once, and so does a report of Redis (``KeyTracker``). While changes are not
 reported, a poll of the version finds them.
@@ -29,7 +29,7 @@ POLL_S: Final = 0.5
 """Interval between two polls of the version. It bounds the staleness of a process to less than one second."""
 RECHECK_S: Final = 60.0
 """Interval between two polls while the server reports changes: a safety net.
-Also the interval between two loads without a new version."""
+Also the interval between two loads of the data if its version stays the same."""
 _SUBSCRIBE_S: Final = 2.0
 
 
@@ -118,19 +118,19 @@ class VersionedCache:
         await asyncio.sleep(1.2 * self.poll_s)
 
     async def refresh(self) -> None:
-        """Load the current data if this process may have other data. Raises ``CacheUnavailable``."""
+        """Load the data if its version has changed, or if a reload is due. Raises ``CacheUnavailable``."""
         async with self._refreshing:
             # Calls that waited for a failed read must not each wait for another one.
             now_s = asyncio.get_running_loop().time()
             if now_s < self._retry_at_s:
                 raise CacheUnavailable(f"{self._channel} could not be read a moment ago")
-            is_same_version_trusted = now_s < self._reload_at_s
-            if not is_same_version_trusted:
-                # Before the read: a gap during the read needs another one.
+            is_forced = now_s >= self._reload_at_s
+            if is_forced:
+                # Before the read: a gap during the read must cause another one.
                 self._reload_at_s = now_s + RECHECK_S
             try:
-                await self._load(is_same_version_trusted=is_same_version_trusted)
-            except BaseException as error:
+                await self._load(is_forced=is_forced)
+            except BaseException as error:  # a cancelled load must be repeated, too
                 self._reload_at_s = 0.0
                 if not isinstance(error, Unavailable):
                     raise
@@ -138,8 +138,8 @@ class VersionedCache:
                 raise CacheUnavailable(f"{self._channel} cannot be read: {error}") from error
             self.is_read = True
 
-    async def _load(self, *, is_same_version_trusted: bool) -> None:
-        """Load the current data, unless its version is the same and then means the same data."""
+    async def _load(self, *, is_forced: bool) -> None:
+        """Load the data if its version has changed, or if ``is_forced``. Raises ``Unavailable``."""
         raise NotImplementedError
 
     def _start_without_data(self) -> None:

@@ -66,8 +66,8 @@ class WebhookRegistry(VersionedCache):
         """Return whether at least one webhook wants events of at least one of these types."""
         return any(webhook.wants(event_type) for webhook in self.current for event_type in types)
 
-    async def _load(self, *, is_same_version_trusted: bool) -> None:
-        if is_same_version_trusted and self.is_read and await self._store.webhooks.version() == self.version:
+    async def _load(self, *, is_forced: bool) -> None:
+        if not is_forced and self.is_read and await self._store.webhooks.version() == self.version:
             return
         self.version, self.current = await self._store.webhooks.all()
         recorded = self._store.recorded_events

@@ -253,7 +253,7 @@ async def test_response_before_the_body_frees_its_stream(is_reset: bool) -> None
 
 
 async def test_promised_stream_ends_the_connection() -> None:
-    """Each promised stream was kept, with 0.5 KB, for as long as the connection."""
+    """h2 keeps 0.5 KB for each promised stream until the connection closes."""
     connection, server, [request] = blocked_requests(1)
     assert server.remote_settings.enable_push == 0
 

@@ -67,13 +67,13 @@ class UnavailableDevices(MemoryDevices):
 
     def __init__(self, other: MemoryDevices) -> None:
         self.__dict__.update(other.__dict__)
-        self.is_away = True
+        self.is_unavailable = True
         self.refused = 0
 
     async def remove_push(self, uid: str, device: str, registration: Registration) -> bool:
-        if self.is_away:
+        if self.is_unavailable:
             self.refused += 1
-            raise Unavailable("the owner of the token is away")
+            raise Unavailable("the devices are unavailable")
         return await super().remove_push(uid, device, registration)
 
 
@@ -169,7 +169,7 @@ async def test_verdict_waits_until_the_token_that_is_gone_can_be_deleted(harness
     harness.clock.advance(LONG_S)
     refused = devices.refused
     await wait_until(lambda: sending.done() or devices.refused > refused + 2, "the verdict still waits")
-    devices.is_away = False
+    devices.is_unavailable = False
 
     assert await sending is None
     assert (await harness.outcome("a"), len(harness.provider.pushes)) == ((DeliveryState.DEAD, "device_gone"), 1)

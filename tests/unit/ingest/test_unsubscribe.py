@@ -71,7 +71,7 @@ async def test_page_has_one_button_that_posts(api: Api) -> None:
 
 
 async def test_no_referer_contains_the_link(api: Api) -> None:
-    """The error log of nginx repeats the Referer, also that of a request for the icon of the site."""
+    """The error log of nginx contains the Referer, also that of the request for the favicon."""
     for link in (path("user"), path("user")[:-1]):
         for method in ("GET", "POST"):
             answer = await api.call(method, link, "")

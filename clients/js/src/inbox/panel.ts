@@ -252,7 +252,7 @@ export class GregorInbox extends GregorElement {
     const fresh = this.#known === null ? [] : items.filter((item) => !this.#known!.has(item.id) && !item.pending);
     this.#known = new Set(items.map((item) => item.id));
     if (fresh.length === 0 || this.#isSilent) return;
-    // A timer, because a step of the clock would silence the announcements for its length.
+    // A timer, not a comparison of times: a step back of the clock would silence the announcements for its length.
     this.#isSilent = true;
     setTimeout(() => (this.#isSilent = false), SPOKEN_MS);
     const count = this.language.number.format(fresh.length);

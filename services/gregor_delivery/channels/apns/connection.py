@@ -80,7 +80,8 @@ class _ClientConnection(H2Connection):
                 validate_inbound_headers=False,
             )
         )
-        # Initial settings, in effect at once. h2 would keep 0.5 KB for each promised stream, as long as the connection.
+        # No server push: h2 keeps 0.5 KB for each promised stream until the connection closes. Initial settings are in
+        # effect at once, without an acknowledgement of the server.
         self.local_settings[SettingCodes.ENABLE_PUSH] = 0
         self.local_settings.acknowledge()
         self.state_machine = _DrainingStateMachine()

@@ -30,7 +30,7 @@ from gregor_delivery.channels.verdict import clean
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 RENEW_BEFORE_S: Final = 300.0
 """A token is renewed this long before it expires, while sends still use it; Google's libraries use 225 s. A token that
-lives less than twice as long is renewed in the second half of its life."""
+lives less than twice as long is renewed in the second half of its lifetime."""
 FETCH_TIMEOUT_S: Final = 10.0
 """Timeout of a request to the token endpoint, and of reading its answer."""
 MAX_ANSWER_BYTES: Final = 32_768

@@ -93,7 +93,7 @@ class SmtpConnection:
     idle_since: float = 0.0
 
     @property
-    def has_surplus(self) -> bool:
+    def has_surplus_reply(self) -> bool:
         """Whether bytes follow the last reply. The relay has then sent a reply that no command asked for.
 
         aiosmtplib would take it as the reply to the next command, and each later reply as that to another command.

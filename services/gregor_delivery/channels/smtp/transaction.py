@@ -19,7 +19,7 @@ from .pool import SmtpConnection
 from .responses import SERVICE_CLOSING, SmtpStep, accepted, is_relay_denied, rejected
 
 _CONNECTION_ERRORS: Final = (aiosmtplib.SMTPException, OSError)
-_SURPLUS: Final = "the relay sent a reply without a command"
+_SURPLUS_REPLY: Final = "the relay sent a reply without a command"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,9 @@ async def _command(
     """Send one command; raises `_Failed`, after a RSET, unless the reply is a success."""
     if left_s <= 0:
         raise _Failed(_unanswered(f"{step.value}: the deadline has passed"), is_reusable=False)
-    if connection.has_surplus:
+    if connection.has_surplus_reply:
         connection.smtp.close()
-        raise _Failed(_unanswered(f"{step.value}: {_SURPLUS}"), is_reusable=False)
+        raise _Failed(_unanswered(f"{step.value}: {_SURPLUS_REPLY}"), is_reusable=False)
     try:
         code, text = await connection.smtp.execute_command(*words, timeout=left_s)
     except _CONNECTION_ERRORS as error:
@@ -138,8 +138,8 @@ async def _write_mail(connection: SmtpConnection, envelope: Envelope, timeout_s:
     protocol = connection.smtp.protocol
     if protocol is None:
         return _unanswered("DATA: the connection was lost"), False
-    if connection.has_surplus:
-        return _unanswered(f"DATA: {_SURPLUS}"), False
+    if connection.has_surplus_reply:
+        return _unanswered(f"DATA: {_SURPLUS_REPLY}"), False
     try:
         protocol.write(envelope.content)
     except _CONNECTION_ERRORS as error:

@@ -32,7 +32,7 @@ MAX_BODY_BYTES: Final = 1_024
 TOKEN_SCHEMA: Final = {"type": "string", "maxLength": MAX_TOKEN_CHARACTERS, "pattern": "^[A-Za-z0-9_-]+$"}
 _HEADERS: Final = {
     # The link is a credential: no Referer contains it, no frame may hold the page, the form posts only to this origin.
-    # Not "same-origin": a request for the icon of the site would then have the link as its Referer.
+    # Not "same-origin": the request for the favicon would then have the link as its Referer.
     "Referrer-Policy": "strict-origin",
     "X-Robots-Tag": "noindex",
     "Vary": "Accept-Language",

@@ -149,7 +149,7 @@ async def forget_device(
     await limiter.charge_delayed(uid)
     now_us, category_filter = context.clock.now_us(), actor.category_filter
     weight = await context.store.devices.forget_device(uid, device, now_us, random.randbytes(3), category_filter)
-    await limiter.charge_forgotten(weight)
+    await limiter.charge_forgotten_device(weight)
     is_limited = category_filter is not None or actor.systems is not None
     await cancel_delayed_messages(context, uid, device, actor if is_limited else None)
     return Response(status_code=204)

@@ -1,9 +1,10 @@
 """``body_schema``: JSON Schema (draft 2020-12) for the bodies of a category, limited in cost.
 
-Rejected are references to other documents (nothing is fetched), recursive schemas, and schemas that grow beyond
-``MAX_SUBSCHEMAS`` when references are followed. So each value of a body is validated at most that many times. Patterns
-run in linear time: they have no look-around and no back-references. But the time for each character grows with the size
-of the compiled pattern, so ``MAX_PATTERN_BYTES`` limits the sum of these sizes for one text.
+This module rejects references to other documents (nothing is fetched), recursive schemas, and schemas that grow beyond
+``MAX_SUBSCHEMAS`` when references are followed. ``MAX_VALIDATIONS`` limits how often a value of a body is validated.
+
+Patterns run in linear time: they have no look-around and no back-references. But the time for each character grows with
+the size of the compiled pattern, so ``MAX_PATTERN_BYTES`` limits the sum of these sizes for one text.
 """
 
 from __future__ import annotations
@@ -33,21 +34,26 @@ Validation takes microseconds. But the library collects all errors before it ret
 choice (``anyOf``, ``oneOf``) even then, at 40 µs each. At the maximal size of both that is minutes.
 """
 MAX_VALIDATIONS: Final = 1_000
-"""Validations of one value of a body. The library validates parts beside ``unevaluatedProperties`` again, and again on
-each level of nesting: without a limit 2.6 times as often for each level."""
+"""Validations of one value of a body. For ``unevaluatedProperties`` the library validates the neighbouring subschemas
+again: the number grows 2.6-fold with each level of nesting."""
 MAX_PATTERN_BYTES: Final = 96 * KIB
-"""Size of all compiled patterns that are matched with one text. With 16 KiB of text it takes 85 ms."""
+"""Size of all compiled patterns that are matched with one text. Matching a text of 16 KiB takes 85 ms at this limit."""
 MAX_PATTERN_WORK: Final = 3 << 30
-"""Pattern bytes times body bytes of one message: 170 ms."""
+"""Compiled pattern bytes times body bytes, added up for one message. Matching takes 170 ms at this limit."""
 _MAX_DETAILED_WORK: Final = 1 << 28
-"""Pattern bytes times body bytes up to which errors are searched: it matches all patterns a second time, 14 ms."""
+"""Compiled pattern bytes times body bytes up to which a rejection says where the errors are.
+
+This matches all patterns again, which takes 14 ms at this limit.
+"""
 _IDN_HOSTNAME_BYTES: Final = KIB
 """The format ``idn-hostname`` takes as long as a pattern of this size; no other format takes a tenth of it."""
 
 _EXTREME: Final = (
     "The schema of this category has multipleOf, so numbers must be 0, or have an absolute value between 1e-6 and 1e21."
 )
-_TOO_COMPLEX: Final = "The body does not match its schema. Its patterns are too large, or the body, to show where."
+_TOO_COMPLEX: Final = (
+    "The body does not match its schema. The body, or the patterns of the schema, are too large to show where."
+)
 _TOO_LARGE: Final = (
     "The body does not match its schema, which has choices (anyOf, oneOf): it is too large to show where."
 )
@@ -107,13 +113,15 @@ _PLAIN: Final = frozenset(
     ]
 )
 _DISJOINT: Final = frozenset(("prefixItems", "properties"))
+"""Keywords of which at most one subschema applies to each value."""
 _UNEVALUATED: Final = frozenset(("unevaluatedItems", "unevaluatedProperties"))
 _TYPES: Final = ("array", "boolean", "integer", "null", "number", "object", "string")
 _KNOWN: Final = _ONE | _MANY | _NAMED | _PLAIN | {"$ref", "$defs"}
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=MAX_PATTERN_BYTES, dfa_size_limit=1 << 18)
-_SIZES: Final = tuple(KIB * size for size in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96))
-_SIZE_LIMITS: Final = tuple(jsonschema_rs.RegexOptions(size_limit=size) for size in _SIZES)
+_MEASURED_BYTES: Final = tuple(KIB * size for size in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96))
+"""Sizes that are distinguished: the library reports only whether a compiled pattern is above a limit."""
+_SIZE_LIMITS: Final = tuple(jsonschema_rs.RegexOptions(size_limit=size) for size in _MEASURED_BYTES)
 
 _PATTERN: Final = " of the supported kind: it has look-around, a back-reference, too many repeats, or an error"
 
@@ -150,8 +158,8 @@ class SchemaError(ValueError):
 class BodySchema:
     """A validated schema. Raises ``SchemaError`` if it is not valid.
 
-    ``document``: the schema as written. ``pattern_bytes``: the size of the patterns that are matched with one text.
-    ``compiled_sizes``: the size of each different pattern.
+    ``document``: the schema as written. ``pattern_bytes``: compiled size of the patterns that are matched with one
+    text. ``compiled_sizes``: the size of each different pattern, in bytes.
     """
 
     __slots__ = ("_decode", "_has_choices", "_parts", "_validator", "compiled_sizes", "document", "pattern_bytes")
@@ -161,7 +169,7 @@ class BodySchema:
         walk = _check(document)
         self._parts, self._has_choices = walk.parts, walk.has_choices
         self.pattern_bytes = walk.pattern_bytes
-        self.compiled_sizes = tuple(walk.sizes.values())
+        self.compiled_sizes = tuple(walk.compiled_sizes.values())
         self._decode = _decode_moderate if walk.has_multiples else _decode
         try:
             self._validator = jsonschema_rs.Draft202012Validator(
@@ -233,44 +241,47 @@ def _sentence(message: str) -> str:
 
 
 def _check(document: Any) -> _Walk:
-    """Return a walk through the whole schema. Raises ``SchemaError`` for what this module rejects.
+    """Return the findings of a walk through the whole schema. Raises ``SchemaError`` for what this module rejects.
 
     The library reports all other errors.
     """
-    sizes: dict[str, int] = {}
-    whole = _Walk(document, sizes)
+    compiled_sizes: dict[str, int] = {}
+    whole = _Walk(document, compiled_sizes)
     whole.pattern_bytes = whole.through(document, (), ()).pattern_bytes
     definitions = document.get("$defs") if isinstance(document, Mapping) else None
     for name, part in definitions.items() if isinstance(definitions, Mapping) else ():
-        _Walk(document, sizes).through(part, ("$defs", name), (name,))
+        _Walk(document, compiled_sizes).through(part, ("$defs", name), (name,))
     return whole
 
 
 class _Cost(NamedTuple):
-    """The work for one value: validations, and the size of the patterns that are matched with one text.
+    """The work for one value: validations, and the compiled size of the patterns that are matched with one text.
 
-    ``again_…``: the work to find the evaluated members of the value, for ``unevaluatedProperties`` above.
+    ``repeated_…``: the part that ``unevaluatedProperties`` beside or around the schema causes a second time, to find
+    the members that the schema has evaluated.
     """
 
     validations: int
     pattern_bytes: int
-    again_validations: int
-    again_bytes: int
+    repeated_validations: int
+    repeated_bytes: int
 
 
-def _cost(schema: Mapping[str, Any], own_bytes: int, children: Sequence[tuple[str, _Cost]]) -> _Cost:
+def _cost(schema: Mapping[str, Any], own_pattern_bytes: int, children: Sequence[tuple[str, _Cost]]) -> _Cost:
     """Return the cost of a schema. ``children``: keyword and cost of its subschemas."""
     validations = 1 + sum(cost.validations for _, cost in children)
-    # A text is in one property, and gets only the patterns of that one.
-    own_bytes += max((cost.pattern_bytes for keyword, cost in children if keyword in _DISJOINT), default=0)
+    # A text is in one property, and is matched only with the patterns of that one.
+    pattern_bytes = own_pattern_bytes + max(
+        (cost.pattern_bytes for keyword, cost in children if keyword in _DISJOINT), default=0
+    )
     others = [cost for keyword, cost in children if keyword not in _DISJOINT]
-    own_bytes += sum(cost.pattern_bytes for cost in others)
-    again = sum(cost.validations + cost.again_validations for cost in others)
-    again_bytes = sum(cost.pattern_bytes + cost.again_bytes for cost in others)
+    pattern_bytes += sum(cost.pattern_bytes for cost in others)
+    repeated_validations = sum(cost.validations + cost.repeated_validations for cost in others)
+    repeated_bytes = sum(cost.pattern_bytes + cost.repeated_bytes for cost in others)
     if not _UNEVALUATED.isdisjoint(schema):
-        validations += again
-        own_bytes += again_bytes
-    return _Cost(validations, own_bytes, again, again_bytes)
+        validations += repeated_validations
+        pattern_bytes += repeated_bytes
+    return _Cost(validations, pattern_bytes, repeated_validations, repeated_bytes)
 
 
 def _check_cost(cost: _Cost, path: _Path) -> None:
@@ -282,17 +293,16 @@ def _check_cost(cost: _Cost, path: _Path) -> None:
         raise SchemaError(pointer_to(path), detail)
     if cost.pattern_bytes > MAX_PATTERN_BYTES:
         detail = (
-            f"The patterns for one text are too large: compiled they have {cost.pattern_bytes // KIB} KiB, and at most "
-            f"{MAX_PATTERN_BYTES // KIB} are allowed. Use fewer patterns, or maxLength instead of repeats such as "
-            "{1,200}."
+            f"The patterns for one text are too large: {cost.pattern_bytes // KIB} KiB when compiled, and the limit is "
+            f"{MAX_PATTERN_BYTES // KIB} KiB. Use fewer patterns, or maxLength instead of repeats such as {{1,200}}."
         )
         raise SchemaError(pointer_to(path), detail)
 
 
 def _compiled_bytes(pattern: str) -> int:
-    """Return an upper bound for the size of a compiled pattern; the largest allowed size for an invalid pattern."""
-    index = bisect_left(_SIZE_LIMITS, True, hi=len(_SIZES) - 1, key=lambda limits: _fits(pattern, limits))
-    return _SIZES[index]
+    """Return an upper bound for the size of a compiled pattern; the maximum if it is larger or invalid."""
+    index = bisect_left(_SIZE_LIMITS, True, hi=len(_MEASURED_BYTES) - 1, key=lambda limits: _fits(pattern, limits))
+    return _MEASURED_BYTES[index]
 
 
 def _fits(pattern: str, limits: jsonschema_rs.RegexOptions) -> bool:
@@ -306,10 +316,10 @@ def _fits(pattern: str, limits: jsonschema_rs.RegexOptions) -> bool:
 class _Walk:
     """A walk through a schema along its references, as validation does it."""
 
-    def __init__(self, root: Any, sizes: dict[str, int]) -> None:
+    def __init__(self, root: Any, compiled_sizes: dict[str, int]) -> None:
         self._definitions = root.get("$defs") if isinstance(root, Mapping) else None
-        self.sizes = sizes
-        """The compiled size of each pattern."""
+        self.compiled_sizes = compiled_sizes
+        """The size of each pattern in bytes. The walks through the definitions add theirs."""
         self.pattern_bytes = 0
         self.parts = 0
         self.has_choices = self.has_multiples = False
@@ -337,20 +347,21 @@ class _Walk:
         children = [("$ref", self._follow(schema["$ref"], (*path, "$ref"), within))] if "$ref" in schema else []
         children += [(str(step[0]), self.through(part, (*path, *step), within)) for step, part in _parts(schema)]
         self._depth -= 1
-        cost = _cost(schema, self._own_bytes(schema), children)
+        cost = _cost(schema, self._own_pattern_bytes(schema), children)
         _check_cost(cost, path)
         return cost
 
-    def _own_bytes(self, schema: Mapping[str, Any]) -> int:
-        """Return the size of the patterns of a schema without its subschemas. The library reports invalid ones."""
+    def _own_pattern_bytes(self, schema: Mapping[str, Any]) -> int:
+        """Return the compiled size of the patterns of a schema without its subschemas."""
+        # Invalid patterns are not rejected here: the library reports them.
         named = schema.get("patternProperties")
         patterns = [schema.get("pattern"), *(named if isinstance(named, Mapping) else ())]
         size = _IDN_HOSTNAME_BYTES if schema.get("format") == "idn-hostname" else 0
         for pattern in patterns:
             if isinstance(pattern, str):
-                if pattern not in self.sizes:
-                    self.sizes[pattern] = _compiled_bytes(pattern)
-                size += self.sizes[pattern]
+                if pattern not in self.compiled_sizes:
+                    self.compiled_sizes[pattern] = _compiled_bytes(pattern)
+                size += self.compiled_sizes[pattern]
         return size
 
     def _follow(self, reference: Any, path: _Path, within: tuple[str, ...]) -> _Cost:

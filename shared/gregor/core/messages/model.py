@@ -280,7 +280,7 @@ class Receipt(Struct, frozen=True, gc=False):
     ``extra_weight``: the weight of the commit beyond that of its message, which is charged to a device. One unit is
     64 KiB of records that Redis wrote (``cost.EXTRA_BYTES_PER_UNIT``), or 50 items that it hid. It is also 128 KiB that
     Redis read, to displace items or of remembered intervals. If the CPU time of the commit is worth more, that counts
-    instead: one unit for each 5 ms. The time of its interval search is added. The removal of a device has three units
+    instead: one unit for each 5 ms. The time of its interval search is added. The removal of a device costs three units
     for 50 items that it makes visible, or ten times its CPU time. 0 in the memory store.
     """
 

@@ -138,7 +138,10 @@ def _creations(
 
 
 def _check_body(item: NewItem, schema: BodySchema, pattern_work: int, errors: ValidationErrors) -> None:
-    """Check a body against its schema, unless the patterns of the message take too long up to here."""
+    """Check a body against its schema, unless the message is over ``MAX_PATTERN_WORK``.
+
+    ``pattern_work``: that of the bodies of the message, up to and including this one.
+    """
     at = _at(item, "body")
     if pattern_work > MAX_PATTERN_WORK:
         errors.add("schema", at, _TOO_MANY_BODIES)

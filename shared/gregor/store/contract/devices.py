@@ -176,7 +176,7 @@ class Devices(Protocol):
     async def forget_device(
         self, uid: str, device: str, now_us: int, epoch_seed: bytes, category_filter: Prefixes = None
     ) -> int:
-        """Remove a device (L8); repeatable. Returns the weight to charge to a device for it, as in ``Receipt``.
+        """Remove a device (L8); repeatable. Returns the weight to charge for it (``Receipt.extra_weight``).
 
         Its own items are dismissed, its hidings deleted, its cursors void, its connections closed. Items and hidings
         outside of ``category_filter`` stay.
