@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import weakref
 from collections.abc import Iterable, Sized
 from enum import Enum
 from functools import partial
@@ -148,6 +149,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
+        # Requests refer to their connection. Without references back, all objects are freed now: the garbage collector
+        # runs so rarely that connections which are reset would take hundreds of MB until then.
+        self.cycle = self._answering = None  # type: ignore[assignment]
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and reject a head or trailers that are too large."""
@@ -282,7 +287,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
         if cycle.waiting_for_100_continue:
-            cycle.scope[WITHHOLD_CONTINUE] = partial(setattr, cycle, "waiting_for_100_continue", False)
+            cycle.scope[WITHHOLD_CONTINUE] = partial(_withhold_continue, weakref.ref(cycle))
         super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
@@ -371,7 +376,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def close_after(self, transport: object) -> None:
         """Close the connection after the response of a request, whose body may not have been received yet."""
         cycle = self.cycle
-        if cycle.transport is transport and cycle.more_body and not self.transport.is_closing():
+        is_current = cycle is not None and cycle.transport is transport
+        if is_current and cycle.more_body and not self.transport.is_closing():
             cycle.body = bytearray()
             self._linger()
         else:
@@ -414,6 +420,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return False
         is_current = self._expected is _Expected.BODY and not self.pipeline
         return cycle.response_started if is_current else not cycle.response_complete
+
+
+def _withhold_continue(reference: weakref.ref[Any]) -> None:
+    if (cycle := reference()) is not None:
+        cycle.waiting_for_100_continue = False
 
 
 _BODY_FIELDS: Final = frozenset((b"content-length", b"transfer-encoding"))

@@ -476,17 +476,32 @@ async def test_disconnect_ends_a_streaming_response(caplog: pytest.LogCaptureFix
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_reset_connection_is_freed_at_once(site: EchoSite) -> None:
-    reader, writer = await site.dial(HEAD + b"\r\n")
-    await reader.readuntil(b"\r\n\r\n")
-    [connection] = map(weakref.ref, site.connections)
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD + b"\r\n",
+        POST + b"0123456789",
+        POST.replace(b"/quick", b"/early") + b"0123",
+        POST.replace(b"/quick", b"/half") + b"0123",
+        (HEAD.replace(b"/quick", b"/half") + b"\r\n") * 3,
+        EXPECT_100.replace(b"/quick", b"/early"),
+    ],
+    ids=["head", "body", "early answer", "half a body", "pipelined", "expect"],
+)
+async def test_reset_connection_is_freed_at_once(site: EchoSite, data: bytes) -> None:
+    """Without the garbage collector, which runs too rarely for thousands of connections a second."""
+    gc.disable()
+    try:
+        reader, writer = await site.dial(data)
+        await reader.readuntil(b"\r\n\r\n")
+        [connection] = map(weakref.ref, site.connections)
 
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
-    await wait_until(lambda: not site.connections, "the connection is reset")
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
 
-    gc.collect()
-    assert connection() is None
+        await wait_until(lambda: connection() is None, "all objects of the connection are freed")
+    finally:
+        gc.enable()
 
 
 async def test_pipelined_requests_are_bounded_in_number_and_memory() -> None:
