@@ -64,6 +64,8 @@ SIZES_INTERVAL_S: Final = 30.0
 PARKED_RETRY_S: Final = 2.0
 """Delay of an intent that was taken while the breaker opened."""
 STORE_RETRY_S: Final = 1.0
+VERDICT_WAIT_S: Final = 2.0
+"""Time after its verdict for which an attempt keeps its place. A longer write of a verdict waits for Redis."""
 
 
 class Worker:
@@ -81,8 +83,8 @@ class Worker:
         self._queue = queue
         self._max_in_flight = max_in_flight
         self._may_claim = may_claim
-        self._tasks: dict[asyncio.Task[None], tuple[QueuedIntent, float]] = {}
-        """The attempts in flight, each with its intent and its start."""
+        self._tasks: dict[asyncio.Task[None], tuple[QueuedIntent, float, Permit]] = {}
+        """The attempts in flight, in the order of their start: intent, start, permit."""
         self._replacing: set[asyncio.Task[None]] = set()
         self._attempt_ended = asyncio.Event()
         self._purger = ForgottenUserPurger(context.store, queue, context.clock)
@@ -158,13 +160,15 @@ class Worker:
         return self._outage.capacity(self._rate.capacity(free, now_s), now_s)
 
     def _free_places(self, now_s: float) -> int:
-        """Return how many attempts may start. Those that are older than the lease only wait to write their verdict.
+        """Return how many attempts may start.
 
-        They leave their places to other attempts, because one shard may be away for hours. As many verdicts may wait
-        as attempts may be in flight: they need memory.
+        Attempts that wait to write their verdict leave their places to others, because one shard may be away for hours.
+        As many verdicts may wait as attempts may be in flight: they need memory.
         """
-        since_s = now_s - self._context.lease_s
-        waiting = sum(1 for _ in takewhile(lambda each: each[1] <= since_s, self._tasks.values()))
+        since_s = now_s - VERDICT_WAIT_S
+        old = takewhile(lambda each: each[1] <= since_s, self._tasks.values())
+        verdicts_s = (permit.verdict_at_s for *_, permit in old)
+        waiting = sum(1 for at_s in verdicts_s if at_s is not None and at_s <= since_s)
         return self._max_in_flight - len(self._tasks) + min(waiting, self._max_in_flight)
 
     async def _wait_for_capacity(self) -> None:
@@ -210,7 +214,7 @@ class Worker:
             self._places.start(receiver[0])
             self._outage.start(receiver, now_s)
             task = asyncio.create_task(self._process(queued, permit))
-            self._tasks[task] = queued, now_s
+            self._tasks[task] = queued, now_s, permit
             task.add_done_callback(self._on_done)
         # A closed breaker pauses single users. If the rate of the channel is used up, a user with two devices waits for
         # the share, too.
@@ -221,7 +225,7 @@ class Worker:
         return wait_s
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        queued, _ = self._tasks.pop(task)
+        queued, *_ = self._tasks.pop(task)
         self._places.end(queued.intent.uid)
         self._attempt_ended.set()
 
@@ -302,7 +306,7 @@ class Worker:
             return
         # Most attempts end before their first renewal, and cost no command.
         await self._queue.renew(
-            [queued for queued, since_s in self._tasks.values() if now_s - since_s >= RENEW_INTERVAL_S]
+            [queued for queued, since_s, _ in self._tasks.values() if now_s - since_s >= RENEW_INTERVAL_S]
         )
         self._renew_at_s = now_s + RENEW_INTERVAL_S
 

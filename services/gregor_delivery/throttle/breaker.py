@@ -235,16 +235,19 @@ def channel_breaker(channel: str) -> Breaker:
 class Permit:
     """Permission for one send. The first call of `record` or `release` counts; later calls have no effect."""
 
-    __slots__ = ("_finish", "turn")
+    __slots__ = ("_finish", "turn", "verdict_at_s")
 
     def __init__(self, finish: Callable[[Verdict | None, float], None]) -> None:
         """`finish` is called once, with the verdict (`None`: nothing was sent) and the time."""
         self._finish: Callable[[Verdict | None, float], None] | None = finish
         self.turn: RateTurn | None = None
         """Turn of the send in the rate limit of the channel; `None`: it may start at once."""
+        self.verdict_at_s: float | None = None
+        """Time of the verdict (monotonic); `None`: there is none yet."""
 
     def record(self, verdict: Verdict, now_s: float) -> None:
         """Report the provider's verdict to the breaker."""
+        self.verdict_at_s = now_s
         self._call(verdict, now_s)
 
     def release(self) -> None:

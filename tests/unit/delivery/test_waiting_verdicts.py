@@ -21,7 +21,7 @@ from gregor_delivery import attempt as attempts
 from gregor_delivery import worker as workers
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.verdict import RecipientGone
-from gregor_delivery.worker import RECLAIM_AFTER_OUTAGE_S, Worker
+from gregor_delivery.worker import RECLAIM_AFTER_OUTAGE_S, VERDICT_WAIT_S, Worker
 from tests.support.wait import wait_until
 from tests.unit.delivery.harness import DeliveryHarness, FakeChannel
 from tests.unit.delivery.mail_harness import build as build_mail
@@ -269,7 +269,7 @@ async def test_waiting_verdicts_leave_their_places_and_are_bounded(harness: Deli
         refused = ledger.refused
         await wait_until(lambda: ledger.refused > refused + 9, "the verdicts wait")  # noqa: B023
         assert len(pushes) == sent
-        harness.clock.advance(harness.context.lease_s)
+        harness.clock.advance(VERDICT_WAIT_S)
 
     ledger.is_away = False
     await wait_until(lambda: len(pushes) == len(users), "all pushes are sent")
