@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
 
 import jsonschema_rs
@@ -20,6 +19,7 @@ import msgspec
 from gregor.core.errors import FieldError
 from gregor.core.json_text import pointer_to
 from gregor.core.limits import KIB
+from gregor.core.validation import similar_name
 
 MAX_SUBSCHEMAS: Final = 500
 """Subschemas in a schema; a reference counts as the schema it leads to."""
@@ -373,8 +373,8 @@ class _Walk:
         if name in within:
             raise SchemaError(at, f'The definition "{name}" contains itself; recursive schemas are not supported.')
         if name not in definitions:
-            near = get_close_matches(name, definitions, 1)
-            hint = f'; did you mean "#/$defs/{near[0]}"?' if near else "."
+            near = similar_name(name, definitions)
+            hint = f'; did you mean "#/$defs/{near}"?' if near else "."
             raise SchemaError(at, f'$defs has no "{name}"{hint}')
         return self.through(definitions[name], ("$defs", name), (*within, name))
 
@@ -384,8 +384,8 @@ def _check_type(schema: Mapping[str, Any], path: _Path) -> None:
     named = schema.get("type", ())
     for name in [named] if isinstance(named, str) else named if isinstance(named, list) else ():
         if name not in _TYPES:
-            near = get_close_matches(str(name), _TYPES, 1)
-            hint = f'did you mean "{near[0]}"?' if near else f"the types are {', '.join(_TYPES)}."
+            near = similar_name(str(name), _TYPES)
+            hint = f'did you mean "{near}"?' if near else f"the types are {', '.join(_TYPES)}."
             raise SchemaError(pointer_to((*path, "type")), f'"{name}" is not a type; {hint}')
 
 
@@ -405,6 +405,6 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[_Path, Any]]:
 def _unknown(keyword: str) -> str:
     if keyword == "$defs":
         return "$defs must be at the top of the schema."
-    near = get_close_matches(keyword, _KNOWN, 1)
-    hint = f'; did you mean "{near[0]}"?' if near else "."
+    near = similar_name(keyword, _KNOWN)
+    hint = f'; did you mean "{near}"?' if near else "."
     return f'"{keyword}" is not a supported keyword{hint}'
