@@ -10,7 +10,6 @@ therefore does not depend on the load of the machine; ``MAX_MS`` of CPU time is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from types import CodeType
 from typing import Any, Final, cast
 
@@ -19,6 +18,8 @@ from jinja2 import ChainableUndefined, nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gregor.core.validation import similar_name
 
 from .budget import MAX_BITS, LimitExceeded, RenderBudget, check_bits
 from .comparisons import OPERAND_FILTERS, TESTS
@@ -80,6 +81,8 @@ _ALLOWED: Final = frozenset(
 _LOOP: Final = frozenset(("depth", "first", "index", "index0", "last", "length", "revindex", "revindex0"))
 _NUMBERS: Final = (int, float)
 _MANY_DIGITS: Final = "A number has more than 77 digits."
+_MAX_SHOWN_NAME: Final = 64
+_NO_MEMBER: Final = "This value has no such member."
 _FILE: Final = "<a template of an entry>"
 _INSTEAD: Final = {
     "Call": "Templates cannot call functions. Use a filter, such as {{ body.name | upper }}.",
@@ -248,8 +251,8 @@ def _attribute_arguments(node: nodes.Filter) -> Iterator[str]:
 
 def _unknown(name: str, known: Iterable[str], kind: str) -> str:
     written = sorted(each for each in known if not each.startswith(" "))
-    near = get_close_matches(name, written, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(written)}."
+    near = similar_name(name, written)
+    hint = f"did you mean {near}?" if near else f"known are {', '.join(written)}."
     return f"Unknown {kind} {name[:64]}; {hint}"
 
 
@@ -322,7 +325,7 @@ class _SandboxEnvironment(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Return a member of a JSON object, or an attribute of ``loop``."""
         if isinstance(obj, LoopContext):
-            return getattr(obj, attribute) if attribute in _LOOP else self.undefined(obj=obj, name=attribute)
+            return getattr(obj, attribute) if attribute in _LOOP else self._missing(obj, attribute)
         return self.getitem(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -330,14 +333,20 @@ class _SandboxEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(obj, SampleValue):
             return obj
         if isinstance(obj, ChainableUndefined):
-            return obj[argument]
+            return obj
         is_place = isinstance(argument, int | slice)
         if isinstance(obj, Mapping) or (isinstance(obj, list | tuple | str) and is_place):
             try:
                 return obj[argument]
             except (LookupError, TypeError):
                 pass
-        return self.undefined(obj=obj, name=argument)
+        return self._missing(obj, argument)
+
+    def _missing(self, obj: Any, name: Any) -> ChainableUndefined:
+        # An error shows the name by `repr`, which takes seconds for a list that contains one text many times.
+        is_short = isinstance(name, int) or (isinstance(name, str) and len(name) <= _MAX_SHOWN_NAME)
+        made = self.undefined(obj=obj, name=name) if is_short else self.undefined(hint=_NO_MEMBER)
+        return cast(ChainableUndefined, made)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute with numbers of at most 77 digits; refuse other operands."""

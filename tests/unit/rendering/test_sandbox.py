@@ -269,3 +269,13 @@ def test_python_attributes_are_refused_when_checked(source: str, reason: str) ->
 )
 def test_underscore_outside_of_names_is_allowed(source: str) -> None:
     compile_template(source).check()
+
+
+@pytest.mark.parametrize("wrong", ["-a[names]", "-body[names]", "-(a | first)[names]"])
+def test_error_about_a_missing_member_does_not_show_a_large_name(wrong: str) -> None:
+    large = "{% set a = 'abcdefghijklmnop' %}" + "{% set a = a ~ a %}" * 8
+    names = "{% set names = a[:2000] | list | map(attribute='b', default=a) %}"
+    template = compile_template(large + names + "{{ " + wrong + " }}")
+    with pytest.raises(TemplateError) as refused:
+        template.render({"body": {}})
+    assert refused.value.reason == "This value has no such member."
