@@ -12,7 +12,7 @@ import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import aiosmtplib
@@ -101,6 +101,18 @@ class SmtpConnection:
         # A private attribute, without a public alternative. `test_surplus_reply_ends_a_mail_before_it_is_written` fails
         # if a release of aiosmtplib has no such attribute.
         return bool(getattr(self.smtp.protocol, "_buffer", b""))
+
+
+class _SmtpClient(aiosmtplib.SMTP):
+    """An SMTP client that ends its connection at once, however it is closed: aiosmtplib itself closes it on errors."""
+
+    def close(self) -> None:
+        # A closed transport keeps its unsent bytes until the relay has read them, without a time limit. With TLS, it
+        # also waits up to 30 s for the relay's close_notify. No reply is expected any more, so nothing is lost.
+        transport = self.transport
+        super().close()
+        if transport is not None:
+            cast(asyncio.WriteTransport, transport).abort()
 
 
 # --- the pool ---
@@ -213,7 +225,7 @@ class SmtpPool:
 
     async def _connect(self, timeout_s: float) -> SmtpConnection:
         relay = self._relay
-        smtp = aiosmtplib.SMTP(
+        smtp = _SmtpClient(
             hostname=relay.host,
             port=relay.port,
             local_hostname="localhost",  # never sent: `_ehlo` gives the name
