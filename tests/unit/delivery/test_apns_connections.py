@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
@@ -15,7 +18,9 @@ from h2.events import StreamEnded
 
 from gregor.dev.fakes.apns import ANY_TOKEN
 from gregor.dev.fakes.apns_actions import ApnsAction
+from gregor.dev.fakes.tls import CertificateAuthority
 from gregor_delivery.channels.apns.channel import ApnsChannel
+from gregor_delivery.channels.apns.connection import ApnsConnection
 from gregor_delivery.channels.apns.exchange import ApnsResponse, Lost, NotProcessed
 from gregor_delivery.channels.apns.pool import ApnsEndpoint, ApnsPool
 from gregor_delivery.channels.apns.responses import is_connection_spoiled
@@ -215,3 +220,50 @@ async def test_closing_connection_sends_goaway(tmp_path: Path) -> None:
 
         await wait_until(lambda: harness.fake.goaways, "the provider has the GOAWAY")
         assert harness.fake.goaways == [ErrorCodes.NO_ERROR]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_provider_that_ignores_the_end_of_tls_is_cut_off(
+    run: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gregor_delivery.channels.apns.connection.CLOSE_S", 0.05, raising=False)
+    run(close_connection_to_deaf_provider(CertificateAuthority(tmp_path)))
+
+
+async def close_connection_to_deaf_provider(authority: CertificateAuthority) -> None:
+    """End a connection to a provider that reads nothing after the TLS handshake; return when it is lost."""
+    streams = []
+    accepted = asyncio.Event()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        streams.append((reader, writer))  # asyncio closes a connection without a reference to its reader
+        accepted.set()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=authority.server_context("h2"))
+    lost: list[Exception | None] = []
+    connection = ObservedConnection(lost)
+    context = ssl.create_default_context(cafile=authority.ca_file)
+    port = server.sockets[0].getsockname()[1]
+    await asyncio.get_running_loop().create_connection(lambda: connection, "127.0.0.1", port, ssl=context)
+    await accepted.wait()
+    connection.end("over")
+
+    try:
+        await wait_until(lambda: lost, "the connection is lost", timeout_s=5)
+    finally:
+        streams[0][1].transport.abort()
+        server.close()
+
+
+class ObservedConnection(ApnsConnection):
+    """A connection that records its loss."""
+
+    def __init__(self, lost: list[Exception | None]) -> None:
+        super().__init__(lambda: None, lambda _: None)
+        self.ready.add_done_callback(lambda ready: ready.exception())
+        self._lost = lost
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._lost.append(exc)

@@ -279,6 +279,23 @@ async def test_keepalive_timer_ends_with_the_connection() -> None:
     assert collected
 
 
+async def test_abort_timer_ends_with_the_connection() -> None:
+    collected: list[bool] = []
+    connection = ApnsConnection(lambda: None, lambda _: None)
+    transport = RecordingTransport([])
+    weakref.finalize(transport, collected.append, True)
+    connection.connection_made(transport)
+    connection.ready.cancel()
+    connection.end("over")
+    connection.connection_lost(None)
+
+    del connection, transport
+    await asyncio.sleep(0)
+    gc.collect()
+
+    assert collected
+
+
 def sent_request() -> tuple[ApnsConnection, H2Connection, ApnsRequest]:
     """Return a connection, the other end of it, and a request on its stream 1."""
     connection = ApnsConnection(lambda: None, lambda _: None)

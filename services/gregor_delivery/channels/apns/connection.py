@@ -34,6 +34,8 @@ MAX_RESPONSE_BYTES = 16_384
 MAX_UNSENT_BYTES = 8_388_608
 """Bytes that may wait for a provider that does not read. 1,000 requests with full payloads are 5 MB."""
 LAST_STREAM_ID = 2**31 - 1_001
+CLOSE_S = 2.0
+"""How long a closing connection may wait for a provider that neither reads nor closes TLS; it is then aborted."""
 KEEPALIVE_S = 30.0
 """A connection that is silent for this long is pinged, and closed after the same time without an answer."""
 UNANSWERED_S = 10.0
@@ -131,6 +133,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         self._begun = 0
         self._events_left = IDLE_EVENTS
         self._keepalive_timer: asyncio.TimerHandle | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
 
     # --- requests ---
 
@@ -249,6 +252,8 @@ class ApnsConnection(APNsTLSClientProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End every request in flight with the outcome that the loss means for it."""
         self.end(f"connection lost: {type(exc).__name__}" if exc is not None else "connection closed by the provider")
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
 
     # --- HTTP/2 events ---
 
@@ -393,6 +398,7 @@ class ApnsConnection(APNsTLSClientProtocol):
             request.finish(request.outcome_if_lost(detail))
         if self.transport is not None:
             self.transport.close()
+            self._abort_timer = self.loop.call_later(CLOSE_S, self.transport.abort)
         self._on_end(self)
 
     def _abort(self, detail: str) -> None:
