@@ -271,3 +271,43 @@ def test_patterns_of_one_message_are_limited() -> None:
     assert refused.value.errors[-1].pointer == "/body/create/i15/body"
     assert "Send fewer items in one message" in refused.value.errors[-1].detail
     assert time.thread_time() - began < 0.6
+
+
+def references(definition: dict[str, Any], count: int) -> dict[str, Any]:
+    return {"items": {"allOf": [{"$ref": "#/$defs/e"}] * count}, "$defs": {"e": definition}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "body"),
+    [
+        (references({"enum": [number + 0.5 for number in range(1_000)]}, 1), [999.5] * 2_000),
+        (references({"enum": [*map(str, range(100)), None]}, 230), ["99"] * 2_500),
+        (references({"not": {"enum": list(range(200))}}, 100), [0.5] * 2_000),
+        (references({"const": 0.5}, 230), [0.5] * 3_900),
+        (references({"const": 1.7e-300}, 20), [1.7e-300] * 1_500),
+        (references({"not": {"enum": list(range(90))}}, 1), [1.7e-300] * 1_500),
+        (references({"uniqueItems": True}, 230), [[number + 0.5 for number in range(15)]] * 180),
+        (references({"multipleOf": 0.0001}, 230), [123456.7891] * 1_200),
+        (references({"contains": {"enum": [0.5, 1.5]}, "minContains": 0}, 150), [[0.1] * 2_000]),
+        (references({"minimum": 0.25}, 230), [0.5] * 3_900),
+    ],
+)
+def test_comparisons_of_one_message_are_limited(schema: dict[str, Any], body: list[Any]) -> None:
+    entries = parse_categories({"a": {"body_schema": schema}})
+    message = parse_message(update({f"i{n}": {"category": "a", "body": body} for n in range(15)}), LIMITS)
+    began = time.thread_time()
+    with pytest.raises(Problem) as refused:
+        plan(message, BACKEND, NOW_US, SEED, LIMITS, entries)
+    assert refused.value.errors[-1].pointer == "/body/create/i14/body"
+    assert "Send fewer items in one message" in refused.value.errors[-1].detail
+    assert time.thread_time() - began < 0.5  # takes at most 0.2 s; without the limit 2 s and more
+
+
+def test_ordinary_schema_is_not_limited() -> None:
+    members = {f"m{n}": {"type": "number", "multipleOf": 0.01, "minimum": 0.01} for n in range(40)}
+    level = {"enum": [*range(10), None]}
+    row = {"type": "object", "properties": {**members, "level": level, "tags": {"uniqueItems": True}}}
+    entries = parse_categories({"a": {"body_schema": {"items": row, "maxItems": 200}}})
+    rows = [{**{f"m{n}": n + 0.25 for n in range(40)}, "level": 9, "tags": ["a", "b"]}] * 30
+    create = {f"i{n}": {"category": "a", "body": rows} for n in range(15)}
+    assert len(plan(parse_message(update(create), LIMITS), BACKEND, NOW_US, SEED, LIMITS, entries).creations) == 15

@@ -200,6 +200,14 @@ async def test_preview_reports_rendering_errors(api: Api) -> None:
     assert misfit.json()["errors"][0]["pointer"] == "/body/n"
 
 
+async def test_preview_refuses_a_body_that_takes_too_long_to_check(api: Api) -> None:
+    await apply(api, {"a": {"body_schema": {"items": {"enum": [number + 0.5 for number in range(1_000)]}}}})
+    answer = await api.call("POST", "/v1/categories/a/preview", json={"body": [999.5] * 2_000})
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/body"]
+    assert "takes too long to check" in answer.json()["detail"]
+
+
 async def test_preview_does_not_block_other_requests(api: Api) -> None:
     """The event loop runs on while the templates of a preview use all of their CPU time."""
     step = "{% if b | upper | lower == 'q' %}q{% endif %}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request, Response
 from msgspec import UNSET
 
+from gregor.core.categories.body_schema import MAX_VALUE_WORK
 from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy, no_entry_text
 from gregor.core.errors import FieldError, Problem, field_problem
 from gregor.core.ids import is_dotted
@@ -200,7 +201,10 @@ def _rendered(
     errors: list[FieldError] = []
     is_summary = policy.aggregate is not None and item.summary is not None
     if policy.body_schema is not None and not is_summary:
-        errors = policy.body_schema.errors(canonical_json(item.body), "/body")
+        content = canonical_json(item.body)
+        if policy.body_schema.value_work(content) > MAX_VALUE_WORK:
+            raise field_problem("schema", "/body", "This body takes too long to check: it has too many values.")
+        errors = policy.body_schema.errors(content, "/body")
     renderer = Renderer(policies, lambda _, field, reason: errors.append(FieldError(f"/{field}", reason)))
     texts, mail = renderer.render_texts(item, locale), renderer.render_email(item, locale)
     if errors:

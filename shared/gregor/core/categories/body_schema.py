@@ -9,6 +9,7 @@ the size of the compiled pattern, so ``MAX_PATTERN_BYTES`` limits the sum of the
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -45,6 +46,10 @@ _MAX_DETAILED_WORK: Final = 1 << 28
 
 This matches all patterns again, which takes 14 ms at this limit.
 """
+MAX_VALUE_WORK: Final = 200_000_000
+"""Nanoseconds of validation of all bodies of one message, as ``BodySchema.value_work`` estimates them."""
+_MAX_DETAILED_VALUE_WORK: Final = 20_000_000
+"""Nanoseconds of validation of one body up to which all errors are collected."""
 _IDN_HOSTNAME_BYTES: Final = KIB
 """The format ``idn-hostname`` takes as long as a pattern of this size; no other format takes a tenth of it."""
 
@@ -140,6 +145,19 @@ def _moderate(text: str) -> float:
 _decode: Final = msgspec.json.Decoder(float_hook=float).decode
 _decode_moderate: Final = msgspec.json.Decoder(float_hook=_moderate).decode
 
+# Measured upper bounds in nanoseconds. The library compares fractions exactly, and numbers of different types.
+_SCHEMA_NS: Final = 20
+_NUMBER_NS: Final = 800
+_OTHER_NS: Final = 10
+_CONTAINER_NS: Final = 150
+_MULTIPLE_NS: Final = 1_400
+_LIMIT_NS: Final = 1_200  # a limit with a fraction
+_UNIQUE_NS: Final = 4_000  # lists of up to 15 values are compared pairwise
+_FORMAT_NS: Final = 500
+_EXTREME_FACTOR: Final = 25
+_EXTREME_IN_BODY: Final = re.compile(rb"(?:^|[\[:,])-?(?:[0-9.]+e|[0-9]{20})").search
+_LIMITS_OF_NUMBERS: Final = ("exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum")
+
 _Path = tuple[str | int, ...]
 
 
@@ -162,13 +180,22 @@ class BodySchema:
     text. ``compiled_sizes``: the size of each different pattern, in bytes.
     """
 
-    __slots__ = ("_decode", "_has_choices", "_parts", "_validator", "compiled_sizes", "document", "pattern_bytes")
+    __slots__ = (
+        "_decode",
+        "_has_choices",
+        "_parts",
+        "_validator",
+        "_work_per_value",
+        "compiled_sizes",
+        "document",
+        "pattern_bytes",
+    )
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document = document
         walk = _check(document)
         self._parts, self._has_choices = walk.parts, walk.has_choices
-        self.pattern_bytes = walk.pattern_bytes
+        self.pattern_bytes, self._work_per_value = walk.pattern_bytes, walk.value_work
         self.compiled_sizes = tuple(walk.compiled_sizes.values())
         self._decode = _decode_moderate if walk.has_multiples else _decode
         try:
@@ -188,6 +215,12 @@ class BodySchema:
         except ValueError as error:
             raise SchemaError("", _sentence(str(error).partition("\n")[0])) from None
 
+    def value_work(self, body: bytes) -> int:
+        """Return an estimate of the time to validate a body, in nanoseconds, without the time for patterns."""
+        work = _count_values(body) * self._work_per_value
+        # The exact fraction of 1e-300 has 300 digits.
+        return work * _EXTREME_FACTOR if _EXTREME_IN_BODY(body) else work
+
     def errors(self, body: bytes, pointer: str) -> list[FieldError]:
         """Return the errors of a body in canonical JSON.
 
@@ -201,8 +234,8 @@ class BodySchema:
             return []
         if self.pattern_bytes * len(body) > _MAX_DETAILED_WORK:
             return [FieldError(pointer, _TOO_COMPLEX)]
-        values = 1 + sum(map(body.count, (b",", b"[", b"{")))
-        is_small = values * self._parts <= MAX_VALIDATION_STEPS
+        is_small = _count_values(body) * self._parts <= MAX_VALIDATION_STEPS
+        is_small = is_small and self.value_work(body) <= _MAX_DETAILED_VALUE_WORK
         if self._has_choices and not is_small:
             return [FieldError(pointer, _TOO_LARGE)]
         found: list[FieldError] = []
@@ -219,6 +252,10 @@ class BodySchema:
         except jsonschema_rs.ValidationError as error:
             return (error,)
         return ()
+
+
+def _count_values(body: bytes) -> int:
+    return 1 + sum(map(body.count, (b",", b"[", b"{")))
 
 
 def _steps(error: jsonschema_rs.ValidationError) -> list[str]:
@@ -247,7 +284,8 @@ def _check(document: Any) -> _Walk:
     """
     compiled_sizes: dict[str, int] = {}
     whole = _Walk(document, compiled_sizes)
-    whole.pattern_bytes = whole.through(document, (), ()).pattern_bytes
+    cost = whole.through(document, (), ())
+    whole.pattern_bytes, whole.value_work = cost.pattern_bytes, cost.value_work
     definitions = document.get("$defs") if isinstance(document, Mapping) else None
     for name, part in definitions.items() if isinstance(definitions, Mapping) else ():
         _Walk(document, compiled_sizes).through(part, ("$defs", name), (name,))
@@ -255,7 +293,9 @@ def _check(document: Any) -> _Walk:
 
 
 class _Cost(NamedTuple):
-    """The work for one value: validations, and the compiled size of the patterns that are matched with one text.
+    """The work for one value: validations, their time, and the compiled size of the patterns matched with one text.
+
+    ``value_work``: nanoseconds without patterns.
 
     ``repeated_…``: the part that ``unevaluatedProperties`` beside or around the schema causes a second time, to find
     the members that the schema has evaluated.
@@ -263,25 +303,69 @@ class _Cost(NamedTuple):
 
     validations: int
     pattern_bytes: int
+    value_work: int
     repeated_validations: int
     repeated_bytes: int
+    repeated_work: int
 
 
 def _cost(schema: Mapping[str, Any], own_pattern_bytes: int, children: Sequence[tuple[str, _Cost]]) -> _Cost:
     """Return the cost of a schema. ``children``: keyword and cost of its subschemas."""
     validations = 1 + sum(cost.validations for _, cost in children)
     # A text is in one property, and is matched only with the patterns of that one.
-    pattern_bytes = own_pattern_bytes + max(
-        (cost.pattern_bytes for keyword, cost in children if keyword in _DISJOINT), default=0
-    )
+    disjoint = [cost for keyword, cost in children if keyword in _DISJOINT]
     others = [cost for keyword, cost in children if keyword not in _DISJOINT]
+    pattern_bytes = own_pattern_bytes + max((cost.pattern_bytes for cost in disjoint), default=0)
     pattern_bytes += sum(cost.pattern_bytes for cost in others)
+    value_work = _own_value_work(schema) + max((cost.value_work for cost in disjoint), default=0)
+    value_work += sum(cost.value_work for cost in others)
     repeated_validations = sum(cost.validations + cost.repeated_validations for cost in others)
     repeated_bytes = sum(cost.pattern_bytes + cost.repeated_bytes for cost in others)
+    repeated_work = sum(cost.value_work + cost.repeated_work for cost in others)
     if not _UNEVALUATED.isdisjoint(schema):
         validations += repeated_validations
         pattern_bytes += repeated_bytes
-    return _Cost(validations, pattern_bytes, repeated_validations, repeated_bytes)
+        value_work += repeated_work
+    return _Cost(validations, pattern_bytes, value_work, repeated_validations, repeated_bytes, repeated_work)
+
+
+def _own_value_work(schema: Mapping[str, Any]) -> int:
+    """Return the nanoseconds for one value by the keywords of a schema without its subschemas."""
+    work = _SCHEMA_NS
+    choices = schema.get("enum")
+    # The library looks up texts in a set. It compares all other values one by one.
+    if isinstance(choices, list) and not all(isinstance(each, str) for each in choices):
+        work += _comparison_ns(choices)
+    if "const" in schema:
+        work += _comparison_ns(schema["const"])
+    for keyword in _LIMITS_OF_NUMBERS:
+        if keyword in schema:
+            is_plain = isinstance(schema[keyword], int) and schema[keyword].bit_length() < 64
+            work += _SCHEMA_NS if is_plain else _LIMIT_NS * _extreme_factor(schema[keyword])
+    if "multipleOf" in schema:
+        work += _MULTIPLE_NS * _extreme_factor(schema["multipleOf"])
+    work += _UNIQUE_NS * ("uniqueItems" in schema) + _FORMAT_NS * ("format" in schema)
+    for keyword in ("dependentRequired", "properties"):
+        members = schema.get(keyword)
+        if isinstance(members, Mapping):
+            longest = max((len(each) for each in members.values() if isinstance(each, list)), default=0)
+            work += _SCHEMA_NS * (len(members) + longest)
+    return work
+
+
+def _comparison_ns(value: Any) -> int:
+    """Return the nanoseconds to compare a value of a body with ``value``."""
+    if isinstance(value, Mapping):
+        return _CONTAINER_NS + sum(_OTHER_NS + _comparison_ns(each) for each in value.values())
+    if isinstance(value, list):
+        return _CONTAINER_NS + sum(map(_comparison_ns, value))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return _NUMBER_NS * _extreme_factor(value) if is_number else _OTHER_NS
+
+
+def _extreme_factor(number: Any) -> int:
+    is_moderate = isinstance(number, int | float) and (number == 0 or 1e-6 <= abs(number) < 1e19)
+    return 1 if is_moderate else _EXTREME_FACTOR
 
 
 def _check_cost(cost: _Cost, path: _Path) -> None:
@@ -320,7 +404,7 @@ class _Walk:
         self._definitions = root.get("$defs") if isinstance(root, Mapping) else None
         self.compiled_sizes = compiled_sizes
         """The size of each pattern in bytes. The walks through the definitions add theirs."""
-        self.pattern_bytes = 0
+        self.pattern_bytes = self.value_work = 0
         self.parts = 0
         self.has_choices = self.has_multiples = False
         self._depth = 0
@@ -332,7 +416,7 @@ class _Walk:
             limits = f"{MAX_SUBSCHEMAS} subschemas, or {MAX_NESTED_SCHEMAS} levels of nesting"
             raise SchemaError("", f"The schema has more than {limits}, references followed.")
         if not isinstance(schema, Mapping):
-            return _Cost(1, 0, 0, 0)
+            return _Cost(1, 0, _SCHEMA_NS, 0, 0, 0)
         for keyword in schema:
             if keyword not in _KNOWN or (keyword == "$defs" and path):
                 raise SchemaError(pointer_to((*path, keyword)), _unknown(keyword))

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gregor.core.categories.body_schema import MAX_PATTERN_WORK, BodySchema
+from gregor.core.categories.body_schema import MAX_PATTERN_WORK, MAX_VALUE_WORK, BodySchema
 from gregor.core.categories.policy import DEFAULT_POLICY, NO_POLICIES, CategoryPolicies, CategoryPolicy
 from gregor.core.errors import field_problem
 from gregor.core.ids import BACKEND, EVERY_DEVICE, GREGOR, covers, is_allowed
@@ -56,7 +56,8 @@ from .model import (
 )
 
 _TOO_MANY_BODIES: Final = (
-    "The bodies of this message up to this one take too long to check: the patterns of their schemas are large. "
+    "The bodies of this message up to this one take too long to check: the patterns of their schemas are large, or "
+    "many values are compared with numbers, lists or objects (enum, const, uniqueItems, multipleOf). "
     "Send fewer items in one message."
 )
 
@@ -114,7 +115,7 @@ def _creations(
     """Return the items with times and hashes, in the order of the message."""
     made = []
     stamp_us = now_us
-    pattern_work = 0
+    pattern_work = value_work = 0
     for item in items:
         created_us = item.created_us
         if sender.device != BACKEND or sender.category_filter is not None:
@@ -132,18 +133,17 @@ def _creations(
             errors.add("category_not_allowed", _at(item, "category"), detail)
         if policy.body_schema is not None:
             pattern_work += policy.body_schema.pattern_bytes * len(item.body)
-            _check_body(item, policy.body_schema, pattern_work, errors)
+            value_work += policy.body_schema.value_work(item.body)
+            is_too_slow = pattern_work > MAX_PATTERN_WORK or value_work > MAX_VALUE_WORK
+            _check_body(item, policy.body_schema, is_too_slow, errors)
         made.append(_creation(item, created_us, now_us, policy, errors))
     return tuple(made)
 
 
-def _check_body(item: NewItem, schema: BodySchema, pattern_work: int, errors: ValidationErrors) -> None:
-    """Check a body against its schema, unless the message is over ``MAX_PATTERN_WORK``.
-
-    ``pattern_work``: that of the bodies of the message, up to and including this one.
-    """
+def _check_body(item: NewItem, schema: BodySchema, is_too_slow: bool, errors: ValidationErrors) -> None:
+    """Check a body against its schema, unless the bodies of the message up to this one take too long."""
     at = _at(item, "body")
-    if pattern_work > MAX_PATTERN_WORK:
+    if is_too_slow:
         errors.add("schema", at, _TOO_MANY_BODIES)
         return
     for error in schema.errors(item.body, at):
