@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from anyio.abc import ByteStream, SocketAttribute
 from httpcore._backends.anyio import AnyIOStream
 
 from gregor.net.outgoing.bounded_streams import (
+    HANDSHAKE_READ_BYTES,
+    HOST_THREADS,
+    MAX_HANDSHAKE_WORK,
     MAX_RESPONSE_WORK,
     MAX_TLS_WORK,
     READ_BYTES,
@@ -26,6 +30,7 @@ from gregor.net.outgoing.bounded_streams import (
 )
 from gregor_delivery.channels.http_pool import MAX_RESPONSE_BYTES, HttpExchange, HttpPool
 from tests.support.certificates import write_certificate
+from tests.support.wait import wait_until
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 BEFORE_STATUS = {
@@ -226,12 +231,35 @@ class TlsBackend(httpcore.AnyIOBackend):
         return AnyIOStream(self._receiver)
 
 
+class NewReceivers(httpcore.AnyIOBackend):
+    """Connects to a new receiver each time, which answers 204."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+
+    async def connect_tcp(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+        return AnyIOStream(TlsReceiver(self._context, b"HTTP/1.1 204 No Content\r\n\r\n"))
+
+
+async def call(pool: HttpPool, host: str) -> HttpExchange:
+    exchange = HttpExchange()
+    await pool.post(f"https://{host}/", [("Host", host)], b"{}", exchange)
+    return exchange
+
+
 @dataclass
 class TlsHarness:
     """Contexts of a receiver and its client."""
 
     server: ssl.SSLContext
     client: ssl.SSLContext
+
+    def show_chain(self, directory: Path, length: int) -> None:
+        """Let the receiver show a chain of so many certificates, with 0.4 KB each."""
+        pem = (directory / "certificate.pem").read_text()
+        chain = directory / "chain.pem"
+        chain.write_text(pem + pem[pem.index("-----BEGIN CERTIFICATE") :] * (length - 1))
+        self.server.load_cert_chain(chain)
 
     async def ask(self, receiver: TlsReceiver, requests: int = 1) -> HttpExchange:
         pool = HttpPool(1, self.client, TlsBackend(receiver))
@@ -259,7 +287,7 @@ async def test_session_tickets_before_a_response_are_bounded_and_read_in_parts(t
     with pytest.raises(ResponseLimitExceeded):
         await tls.ask(receiver)
 
-    assert max(receiver.reads) <= READ_BYTES
+    assert max(receiver.reads[1:]) <= READ_BYTES  # the first is of the handshake
     assert sum(receiver.reads) <= 2 * MAX_TLS_WORK  # those of the handshake, and those of the response
 
 
@@ -271,18 +299,15 @@ async def test_endless_handshake_is_bounded_and_read_in_parts(tls: TlsHarness) -
         async with asyncio.timeout(30):
             await tls.ask(receiver)
 
-    assert max(receiver.reads) <= READ_BYTES
-    assert sum(receiver.reads) <= MAX_TLS_WORK
+    assert max(receiver.reads) <= HANDSHAKE_READ_BYTES
+    assert sum(receiver.reads) <= MAX_HANDSHAKE_WORK
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_long_certificate_chain_and_the_longest_responses_are_read(
     version: ssl.TLSVersion, tls: TlsHarness, tmp_path: Path
 ) -> None:
-    pem = (tmp_path / "certificate.pem").read_text()
-    chain = tmp_path / "chain.pem"
-    chain.write_text(pem + pem[pem.index("-----BEGIN CERTIFICATE") :] * 150)
-    tls.server.load_cert_chain(chain)
+    tls.show_chain(tmp_path, 50)
     tls.server.maximum_version = version
     head = b"HTTP/1.1 200 OK\r\nX: " + b"v" * 30_000 + b"\r\nContent-Length: %d\r\n\r\n" % MAX_RESPONSE_BYTES
     receiver = TlsReceiver(tls.server, head + b"y" * MAX_RESPONSE_BYTES)
@@ -290,4 +315,69 @@ async def test_long_certificate_chain_and_the_longest_responses_are_read(
     exchange = await tls.ask(receiver, requests=5)
 
     assert (exchange.status, len(exchange.body)) == (200, MAX_RESPONSE_BYTES)
-    assert sum(receiver.reads) > 5 * (30_000 + MAX_RESPONSE_BYTES) + 50_000
+    assert sum(receiver.reads) > 5 * (30_000 + MAX_RESPONSE_BYTES) + 16_000
+
+
+async def test_longer_certificate_chain_is_refused_before_openssl_parses_it(tls: TlsHarness, tmp_path: Path) -> None:
+    tls.show_chain(tmp_path, 200)
+    receiver = TlsReceiver(tls.server, b"")
+
+    with pytest.raises(ResponseLimitExceeded):
+        await tls.ask(receiver)
+
+    assert sum(receiver.reads) <= MAX_HANDSHAKE_WORK
+
+
+async def test_handshake_runs_in_a_thread_while_the_event_loop_goes_on(tls: TlsHarness) -> None:
+    threads: list[int] = []
+
+    class Recorder(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            threads.append(threading.get_ident())
+            super().do_handshake()
+
+    tls.client.sslobject_class = Recorder
+
+    exchange = await tls.ask(TlsReceiver(tls.server, b"HTTP/1.1 204 No Content\r\n\r\n"))
+
+    assert exchange.status == 204
+    # The first step sends, and processes no bytes of the server.
+    assert threads[1:] and threading.get_ident() not in threads[1:]
+
+
+async def test_handshakes_of_a_host_occupy_eight_threads_even_if_cancelled(tls: TlsHarness) -> None:
+    slow: list[ssl.SSLObject] = []
+    may_end = threading.Event()
+
+    class Slow(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            if threading.current_thread() is not threading.main_thread() and self.server_hostname == "127.0.0.1":
+                slow.append(self)
+                may_end.wait(30)
+            super().do_handshake()
+
+    tls.client.sslobject_class = Slow
+    pool = HttpPool(HOST_THREADS + 4, tls.client, NewReceivers(tls.server))
+    calls = [asyncio.create_task(call(pool, "127.0.0.1")) for _ in range(HOST_THREADS + 2)]
+    try:
+        await wait_until(lambda: len(slow) == HOST_THREADS, "handshakes in threads")
+        for each in calls:
+            each.cancel()
+        await asyncio.wait(calls)
+        calls.append(asyncio.create_task(call(pool, "127.0.0.1")))
+        with pytest.raises(httpcore.ConnectError, match="mismatch"):  # the handshake of another host ends
+            await call(pool, "localhost")
+        assert len(slow) == HOST_THREADS
+    finally:
+        may_end.set()
+    assert (await calls[-1]).status == 204
+    await pool.close()
+
+
+async def test_failed_handshake_is_a_connect_error_and_closes_the_connection(tls: TlsHarness) -> None:
+    receiver = TlsReceiver(tls.server, b"")
+
+    with pytest.raises(httpcore.ConnectError, match="certificate verify failed"):
+        await TlsHarness(tls.server, ssl.create_default_context()).ask(receiver)
+
+    assert receiver.extra_attributes[SocketAttribute.raw_socket]().fileno() == -1

@@ -61,3 +61,26 @@ def test_renegotiation_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_tls_1_3_remains() -> None:
     assert {"TLSv1.2", "TLSv1.3"} == {cipher["protocol"] for cipher in outgoing_context().get_ciphers()} - {"TLSv1.0"}
+
+
+def test_compressed_certificates_are_not_requested() -> None:
+    """The extension compress_certificate of RFC 8879 has the type 27."""
+    sent = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        outgoing_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname="a").do_handshake()
+
+    assert 27 not in _extensions(sent.read())
+
+
+def _extensions(hello: bytes) -> list[int]:
+    """Return the types of the extensions of a ClientHello, in its record."""
+    at = 43  # record, message, version and random
+    at += 1 + hello[at]
+    at += 2 + int.from_bytes(hello[at : at + 2])
+    at += 1 + hello[at] + 2
+    found = []
+    while at < len(hello):
+        found.append(int.from_bytes(hello[at : at + 2]))
+        at += 4 + int.from_bytes(hello[at + 2 : at + 4])
+    assert 43 in found  # supported_versions: the ClientHello was read correctly
+    return found

@@ -8,6 +8,8 @@ from typing import Final
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES"
 """Cipher suites of TLS 1.2; those of TLS 1.3 are always enabled."""
+_NO_CERTIFICATE_COMPRESSION: Final = 1 << 33
+"""SSL_OP_NO_RX_CERTIFICATE_COMPRESSION of OpenSSL 3.2. Earlier versions never request them."""
 
 
 def outgoing_context(ca_file: Path | None = None) -> ssl.SSLContext:
@@ -24,4 +26,7 @@ def limit_handshakes(context: ssl.SSLContext) -> ssl.SSLContext:
     context.set_ciphers(CIPHERS)
     # Each renegotiation is another handshake: one call took 20 s of CPU time.
     context.options |= ssl.OP_NO_RENEGOTIATION
+    # Hundreds of equal certificates are short when compressed, which evades `MAX_HANDSHAKE_WORK`.
+    if ssl.OPENSSL_VERSION_INFO >= (3, 2):
+        context.options |= _NO_CERTIFICATE_COMPRESSION
     return context
