@@ -154,7 +154,7 @@ def test_largest_schema_on_the_largest_body_takes_bounded_time(schema: dict[str,
     began = time.thread_time()
     checked.errors(body, "/b")
 
-    assert time.thread_time() - began < 0.5  # takes 0.11 s; without the limits 31 s
+    assert time.thread_time() - began < 1.5  # takes 0.11 s; without the limits 31 s
 
 
 def test_patterns_of_different_texts_do_not_add_up() -> None:

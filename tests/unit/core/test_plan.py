@@ -300,7 +300,7 @@ def test_comparisons_of_one_message_are_limited(schema: dict[str, Any], body: li
         plan(message, BACKEND, NOW_US, SEED, LIMITS, entries)
     assert refused.value.errors[-1].pointer == "/body/create/i14/body"
     assert "Send fewer items in one message" in refused.value.errors[-1].detail
-    assert time.thread_time() - began < 0.5  # takes at most 0.2 s; without the limit 2 s and more
+    assert time.thread_time() - began < 1  # takes at most 0.2 s; without the limit 2 s and more
 
 
 def test_ordinary_schema_is_not_limited() -> None:

@@ -78,8 +78,11 @@ def cpu_seconds(expression: str) -> float:
 
 
 def assert_bounded(expression: str) -> None:
-    """Check that the fastest of three renderings is within the limit: a garbage collection may delay one of them."""
-    most = 2.5 * MAX_MS / 1_000
+    """Check that the fastest of three renderings is bounded.
+
+    The limit allows for cores that other processes slow down. Without the budget, a rendering takes seconds.
+    """
+    most = 6 * MAX_MS / 1_000
     assert any(cpu_seconds(expression) < most for _ in range(3)), expression
 
 
@@ -132,7 +135,7 @@ def test_expensive_operation_within_a_filter_or_loop_is_stopped(source: str) -> 
             template.render({"body": OPERANDS})
         return time.thread_time() - began
 
-    assert min(cpu_seconds() for _ in range(2)) < 0.3
+    assert min(cpu_seconds() for _ in range(2)) < 6 * MAX_MS / 1_000
 
 
 @pytest.mark.parametrize(
