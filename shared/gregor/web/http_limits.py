@@ -153,6 +153,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         # runs so rarely that connections which are reset would take hundreds of MB until then.
         self.cycle = self._answering = None  # type: ignore[assignment]
         self.pipeline.clear()
+        self._is_rejected = True  # `check_timeouts` may still check this connection
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and reject a head or trailers that are too large."""

@@ -345,7 +345,7 @@ async def test_handshake_runs_in_a_thread_while_the_event_loop_goes_on(tls: TlsH
     assert threads[1:] and threading.get_ident() not in threads[1:]
 
 
-async def test_handshakes_of_a_host_occupy_eight_threads_even_if_cancelled(tls: TlsHarness) -> None:
+async def test_handshakes_of_a_host_occupy_one_thread_even_if_cancelled(tls: TlsHarness) -> None:
     slow: list[ssl.SSLObject] = []
     may_end = threading.Event()
 

@@ -504,6 +504,19 @@ async def test_reset_connection_is_freed_at_once(site: EchoSite, data: bytes) ->
         gc.enable()
 
 
+@pytest.mark.parametrize("data", [POST + b"0123", HEAD[:-4], POST + b"0123456789"], ids=["body", "head", "answered"])
+async def test_timeouts_of_a_lost_connection_are_not_checked(site: EchoSite, data: bytes) -> None:
+    """A check of all connections lets other tasks run, and a connection may be lost meanwhile."""
+    _, writer = await site.dial(data)
+    [connection] = site.connections
+    await wait_until(lambda: connection._latest_bytes, "the bytes are received")
+    writer.transport.abort()
+    await wait_until(lambda: not site.connections, "the connection is lost")
+
+    for later_s in (0.0, HEAD_TIMEOUT_S + 1, BODY_TIMEOUT_S + 1, KEEP_ALIVE_S + BODY_GRACE_S):
+        assert not connection.check_timeout(asyncio.get_running_loop().time() + later_s)
+
+
 async def test_pipelined_requests_are_bounded_in_number_and_memory() -> None:
     release = asyncio.Event()
 

@@ -39,9 +39,12 @@ curve with explicit parameters over a prime for which square roots are expensive
 """
 HANDSHAKE_READ_BYTES: Final = 8_192
 """Limit of one read of a handshake. Most servers send all their part at once: one step of a thread is enough."""
-HANDSHAKE_THREADS: Final = 128
-"""Handshakes that OpenSSL processes at once. Others wait; OpenSSL lets other threads run meanwhile."""
-HOST_THREADS: Final = 8
+HANDSHAKE_THREADS: Final = 4
+"""Handshakes that OpenSSL processes at once. Others wait.
+
+Each thread that is busy with a hostile certificate delays the event loop: 16 of them stopped it for 11 s on two cores.
+"""
+HOST_THREADS: Final = 1
 """Those of one host in one pool. A cancelled handshake counts until OpenSSL returns."""
 
 _threads: Final = ThreadPoolExecutor(HANDSHAKE_THREADS, "gregor-handshake")
