@@ -45,7 +45,7 @@ HANDSHAKE_THREADS: Final = 4
 Each thread that is busy with a hostile certificate delays the event loop: 16 of them stopped it for 11 s on two cores.
 """
 HOST_THREADS: Final = 1
-"""Those of one host in one pool. A cancelled handshake counts until OpenSSL returns."""
+"""Threads that the handshakes of one host occupy, in one pool. A cancelled handshake counts until OpenSSL returns."""
 
 _threads: Final = ThreadPoolExecutor(HANDSHAKE_THREADS, "gregor-handshake")
 

@@ -18,7 +18,7 @@ def outgoing_context(ca_file: Path | None = None) -> ssl.SSLContext:
 
 
 def limit_handshakes(context: ssl.SSLContext) -> ssl.SSLContext:
-    """Refuse key exchanges of any cost and renegotiation, and return the context.
+    """Refuse renegotiation, and key exchanges whose cost the server chooses; return the context.
 
     Servers that offer neither TLS 1.3 nor ECDHE are refused.
     """
