@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from typing import Any
@@ -116,6 +117,14 @@ def nested(keyword: str, levels: int) -> dict[str, Any]:
     return schema
 
 
+def wrapped(levels: int, name: str | None = None) -> Any:
+    """Return nested lists, or objects with one member of that name."""
+    value: Any = []
+    for _ in range(levels):
+        value = [value] if name is None else {name: value}
+    return value
+
+
 @pytest.mark.parametrize(
     ("schema", "pointer", "words"),
     [
@@ -125,6 +134,8 @@ def nested(keyword: str, levels: int) -> dict[str, Any]:
         ({"patternProperties": {f"^x{n}[ab]*$": {} for n in range(490)}}, "", "too large"),
         ({"anyOf": [{"format": "idn-hostname"}] * 400}, "", "too large"),
         ({"pattern": "^[ab]{20000}c"}, "/pattern", "too many repeats"),
+        ({"const": wrapped(990)}, "", "too deeply"),
+        ({"enum": [wrapped(700, "a")]}, "", "too deeply"),
         (nested("allOf", 12), "/allOf/0/allOf/0/allOf/0/allOf/0/allOf/0", "validates a value more than 1000 times"),
         (nested("anyOf", 12), "/anyOf/0/anyOf/0/anyOf/0/anyOf/0/anyOf/0", "validates a value more than 1000 times"),
     ],

@@ -59,6 +59,9 @@ _EXTREME: Final = (
 _TOO_COMPLEX: Final = (
     "The body does not match its schema. The body, or the patterns of the schema, are too large to show where."
 )
+_TOO_DEEP: Final = (
+    "The schema nests lists and objects too deeply. Use fewer levels in const, enum, default, and examples."
+)
 _TOO_LARGE: Final = (
     "The body does not match its schema, which has choices (anyOf, oneOf): it is too large to show where."
 )
@@ -213,7 +216,8 @@ class BodySchema:
                 message += _PATTERN
             raise SchemaError(pointer_to(error.instance_path), _sentence(message)) from None
         except ValueError as error:
-            raise SchemaError("", _sentence(str(error).partition("\n")[0])) from None
+            reason = str(error).partition("\n")[0]
+            raise SchemaError("", _TOO_DEEP if reason.startswith("Recursion limit") else _sentence(reason)) from None
 
     def value_work(self, body: bytes) -> int:
         """Return an estimate of the time to validate a body, in nanoseconds, without the time for patterns."""
@@ -355,12 +359,20 @@ def _own_value_work(schema: Mapping[str, Any]) -> int:
 
 def _comparison_ns(value: Any) -> int:
     """Return the nanoseconds to compare a value of a body with ``value``."""
-    if isinstance(value, Mapping):
-        return _CONTAINER_NS + sum(_OTHER_NS + _comparison_ns(each) for each in value.values())
-    if isinstance(value, list):
-        return _CONTAINER_NS + sum(map(_comparison_ns, value))
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return _NUMBER_NS * _extreme_factor(value) if is_number else _OTHER_NS
+    total_ns, pending = 0, [value]
+    while pending:  # not recursive: the value can be nested more deeply than the library accepts
+        each = pending.pop()
+        if isinstance(each, Mapping):
+            total_ns += _CONTAINER_NS + _OTHER_NS * len(each)
+            pending += each.values()
+        elif isinstance(each, list):
+            total_ns += _CONTAINER_NS
+            pending += each
+        elif isinstance(each, int | float) and not isinstance(each, bool):
+            total_ns += _NUMBER_NS * _extreme_factor(each)
+        else:
+            total_ns += _OTHER_NS
+    return total_ns
 
 
 def _extreme_factor(number: Any) -> int:
