@@ -197,7 +197,8 @@ class CallerRateLimiter:
         if name == MESSAGES:
             # The burst is one second's worth of messages: operators read "rate" that way.
             return owner, (Bucket(owner, rate, max(1, math.ceil(rate))),)
-        return owner, (Bucket(f"requests/{owner}", rate, max(self._limits.device_request_burst, math.ceil(rate))),)
+        # not "requests/{owner}": a device can have the uid "key"
+        return owner, (Bucket(f"{owner}/requests", rate, max(self._limits.device_request_burst, math.ceil(rate))),)
 
     async def _take(
         self, name: str, owner: str, buckets: Sequence[Bucket], scope: Scope, weights: Sequence[int], taken: int

@@ -100,6 +100,14 @@ async def test_key_has_fields_if_it_has_a_rate(api: Api) -> None:
     assert "ratelimit" not in (await api.call("GET", "/v1/users/alice/state")).headers
 
 
+async def test_device_shares_no_bucket_with_a_key_of_its_name(api: Api) -> None:
+    made, key = await api.store.access.create_key(("read",), None, 2.5, now_us=api.clock.now_us())
+    token = api.token("key", made.id)
+    assert limits_of(await api.call("GET", "/v1/users/key/state", token))["requests"][2] == 499
+
+    assert limits_of(await api.call("GET", "/v1/users/key/state", key))["requests"][2] == 499
+
+
 @pytest.mark.parametrize(("rate", "wait_s"), [(1, 171), (10, 17)])
 async def test_heavy_message_of_a_key_uses_its_whole_weight(api: Api, rate: int, wait_s: int) -> None:
     """Above the burst, the limit goes into debt. Otherwise a key of rate 1 would pay 1 for a message of weight 171."""
