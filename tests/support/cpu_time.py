@@ -12,3 +12,11 @@ def fastest(work: Callable[[], object]) -> float:
         work()
         times.append(time.thread_time() - began)
     return min(times)
+
+
+def reference_s() -> float:
+    """Return the CPU time of a fixed loop in seconds: about 0.001, and more while other processes slow the core."""
+    began = time.thread_time()
+    for number in range(20_000):
+        str(number)
+    return time.thread_time() - began
