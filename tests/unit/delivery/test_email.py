@@ -288,7 +288,7 @@ async def test_failure_after_the_mail_is_unknown(harness: MailChannelHarness, fa
 
 
 @pytest.mark.parametrize(
-    ("step", "surplus", "failed"),
+    ("step", "unsolicited", "failed"),
     [
         ("EHLO", "250 2.0.0 Ok\r\n", "MAIL"),
         ("MAIL", "250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n354 Go on\r\n", "RCPT"),
@@ -297,11 +297,11 @@ async def test_failure_after_the_mail_is_unknown(harness: MailChannelHarness, fa
         ("DATA", "250 2.0.0 Ok: queued as SURPLUS\r\n", "DATA"),
     ],
 )
-async def test_surplus_reply_ends_a_mail_before_it_is_written(
-    harness: MailChannelHarness, step: str, surplus: str, failed: str
+async def test_unsolicited_reply_ends_a_mail_before_it_is_written(
+    harness: MailChannelHarness, step: str, unsolicited: str, failed: str
 ) -> None:
     """aiosmtplib would take it as the reply to the next command."""
-    harness.relay.rules = [RelayRule(step, times=1, surplus=surplus)]
+    harness.relay.rules = [RelayRule(step, times=1, unsolicited=unsolicited)]
 
     verdict = await harness.send()
 
@@ -312,7 +312,7 @@ async def test_surplus_reply_ends_a_mail_before_it_is_written(
 
 
 @pytest.mark.parametrize(
-    ("step", "surplus"),
+    ("step", "unsolicited"),
     [
         ("END", "250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n354 Go on\r\n"),
         ("END", "421 4.4.2 closing\r\n"),
@@ -320,13 +320,15 @@ async def test_surplus_reply_ends_a_mail_before_it_is_written(
         ("RCPT", "250 2.0.0 Ok\r\n"),
     ],
 )
-async def test_surplus_reply_concerns_no_other_recipient(harness: MailChannelHarness, step: str, surplus: str) -> None:
+async def test_unsolicited_reply_concerns_no_other_recipient(
+    harness: MailChannelHarness, step: str, unsolicited: str
+) -> None:
     rejection = RelayRule("RCPT", "550 5.1.1 no such user", None, "gone")
     harness.relay.rules = [rejection]
     if step == "RCPT":
-        rejection.surplus = surplus
+        rejection.unsolicited = unsolicited
     else:
-        harness.relay.rules.append(RelayRule(step, times=1, surplus=surplus))
+        harness.relay.rules.append(RelayRule(step, times=1, unsolicited=unsolicited))
     users = ("a", "b", "gone", "c", "d") if step == "END" else ("gone", "c", "gone", "d")
 
     verdicts = [await harness.send(f"{user}@example.com") for user in users]

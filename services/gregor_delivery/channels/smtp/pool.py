@@ -93,13 +93,13 @@ class SmtpConnection:
     idle_since: float = 0.0
 
     @property
-    def has_surplus_reply(self) -> bool:
+    def has_unsolicited_reply(self) -> bool:
         """Whether bytes follow the last reply. The relay has then sent a reply that no command asked for.
 
         aiosmtplib would take it as the reply to the next command, and each later reply as that to another command.
         """
-        # A private attribute, without a public alternative. `test_surplus_reply_ends_a_mail_before_it_is_written` fails
-        # if a release of aiosmtplib has no such attribute.
+        # A private attribute, without a public alternative. If a release of aiosmtplib has no such attribute,
+        # `test_unsolicited_reply_ends_a_mail_before_it_is_written` fails.
         return bool(getattr(self.smtp.protocol, "_buffer", b""))
 
 

@@ -39,7 +39,7 @@ class TransactionResult:
     is_reusable: bool
     """Whether the connection is ready for another transaction."""
     was_stale: bool = False
-    """Whether the relay had closed the idle connection, or sent a surplus reply over it: nothing was sent."""
+    """Whether the relay had closed the idle connection, or sent an unsolicited reply over it: nothing was sent."""
     is_recipient_accepted: bool = False
     is_relay_denied: bool = False
     """Whether the rejection of the recipient may be about us; see `RelayDenials`."""
@@ -106,7 +106,7 @@ async def _command(
     """Send one command; raises `_Failed`, after a RSET, unless the reply is a success."""
     if left_s <= 0:
         raise _Failed(_unanswered(f"{step.value}: the deadline has passed"), is_reusable=False)
-    if connection.has_surplus_reply:
+    if connection.has_unsolicited_reply:
         connection.smtp.close()
         raise _Failed(_unanswered(f"{step.value}: {_SURPLUS_REPLY}"), is_reusable=False)
     try:
@@ -138,7 +138,7 @@ async def _write_mail(connection: SmtpConnection, envelope: Envelope, timeout_s:
     protocol = connection.smtp.protocol
     if protocol is None:
         return _unanswered("DATA: the connection was lost"), False
-    if connection.has_surplus_reply:
+    if connection.has_unsolicited_reply:
         return _unanswered(f"DATA: {_SURPLUS_REPLY}"), False
     try:
         protocol.write(envelope.content)

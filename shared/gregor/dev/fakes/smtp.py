@@ -30,7 +30,7 @@ class RelayRule:
 
     `times`: how often it applies; None: always. `match`: a part of the command's arguments, such as an address; empty:
     any. `delay_s`: before the reply; an empty `reply` then delays the success reply, as relays do that scan a mail.
-    `surplus`: lines that follow the reply at once, although no command asks for them.
+    `unsolicited`: lines that follow the reply at once, although no command asks for them.
     """
 
     step: str
@@ -38,7 +38,7 @@ class RelayRule:
     times: int | None = None
     match: str = ""
     delay_s: float = 0.0
-    surplus: str = ""
+    unsolicited: str = ""
 
     def applies(self, step: str, arguments: str) -> bool:
         """Return whether the rule applies to this command, and count it."""
@@ -190,8 +190,8 @@ class _Dialogue:
             await asyncio.Event().wait()
         if reply is RelayFault.DROP:
             raise _Dropped
-        surplus = "" if rule is None else rule.surplus
-        self._writer.write(f"{reply or success}\r\n{surplus}".encode())
+        unsolicited = "" if rule is None else rule.unsolicited
+        self._writer.write(f"{reply or success}\r\n{unsolicited}".encode())
         if isinstance(reply, str) and reply.startswith("421"):
             raise _Dropped
         return not reply
