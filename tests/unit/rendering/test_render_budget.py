@@ -93,7 +93,7 @@ def test_filter_is_bounded(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(TESTS))
-def test_test_is_bounded(name: str) -> None:
+def test_template_test_is_bounded(name: str) -> None:
     for operand, other in PAIRS:
         # Some names are symbols, which only filters accept. Tests with one operand fail at once with two.
         assert_bounded(f"(body.{operand} | select('{name}', body.{other}) | list)")
