@@ -18,6 +18,7 @@ from .budget import CHARS_PER_STEP, CONTAINERS, RenderBudget
 
 _MAX_LISTED: Final = 20_000  # more values than the largest allowed body has
 _MAX_DIGITS: Final = 15
+_CHARS_PER_REFERENCE: Final = 8
 _SCALARS: Final = (str, int, float)
 _DATE_PARTS: Final = re.compile(r"%[aAbBdHIjmMpSyYZ%]")
 
@@ -223,6 +224,16 @@ def _concat(context: Context, *parts: Any) -> str:
     return markup_join(shown) if context.eval_ctx.autoescape else str_join(shown)
 
 
+@pass_context
+def _sliced(context: Context, value: Any) -> Any:
+    """Charge for the copy that a slice has made, and return it."""
+    chars = (
+        len(value) if isinstance(value, str) else _CHARS_PER_REFERENCE * len(value) if isinstance(value, list) else 0
+    )
+    context.parent[RenderBudget.NAME].charge(chars // CHARS_PER_STEP)
+    return value
+
+
 def _join(context: Context, value: Any, separator: Any = "", attribute: str | None = None) -> str:
     parts = _listed(filters.sync_do_map(context, value, attribute=attribute) if attribute else value)
     shown = [shown_text(part) for part in parts]
@@ -347,5 +358,6 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     **{name: _charging_filter(name, _environed(work)) for name, work in _ENVIRONED},
     **{name: _charging_filter(name, work) for name, work in _IN_CONTEXT},
     " each": _each,
+    " sliced": _sliced,
 }
 """All filters by name. The sandbox inserts those whose name begins with a space; templates cannot name them."""

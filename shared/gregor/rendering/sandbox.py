@@ -264,7 +264,10 @@ def _construct_name(kind: str) -> str:
 
 
 class _StepCounter(jinja2.visitor.NodeTransformer):
-    """Inserts filters into loops, concatenations and comparisons, which charge the render budget and limit sizes."""
+    """Inserts filters into loops, slices, concatenations and comparisons.
+
+    The filters charge the render budget and limit sizes.
+    """
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         """Iterate over the filter `` each``, which charges every iteration with the size of the loop body."""
@@ -274,6 +277,11 @@ class _StepCounter(jinja2.visitor.NodeTransformer):
         )
         node.iter = _filter(cast(nodes.Expr, node.iter), " each", nodes.Const(weight))
         return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        """Pass a slice through the filter `` sliced``, which charges for the copy."""
+        self.generic_visit(node)
+        return _filter(node, " sliced") if isinstance(node.arg, nodes.Slice) else node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         """Replace ``a ~ b`` by the filter `` ~``, which limits the size of the result."""

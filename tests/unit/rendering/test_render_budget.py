@@ -124,6 +124,8 @@ def test_other_expression_is_bounded(expression: str) -> None:
         "{{ body.letters | map('select', 'in', body.others) | list | count }}",
         "{% set n = body.hex | int(0, 16) %}{{ n % (n // 3) }}",
         "{{ body.texts | map('trim', body.wide) | map('title') | list }}",
+        "".join(f"{{% set s{n} = body.letters[:] %}}" for n in range(300)),
+        "".join(f"{{% set s{n} = body.wide[1:] %}}" for n in range(260)),
     ],
 )
 def test_expensive_operation_within_a_filter_or_loop_is_stopped(source: str) -> None:
