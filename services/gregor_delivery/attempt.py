@@ -56,6 +56,8 @@ BUSY_RETRY_S: Final = 1.0
 """Pause before an attempt if another worker holds the claim or the lock of the delivery; see `taken_retry_s`."""
 STORE_RETRY_S: Final = 0.5
 """Pause between attempts to write a verdict while the store is unavailable."""
+FORGET_RETRY_S: Final = 30.0
+"""Shortest pause of a message whose recipient is gone, but could not be deleted because the store was unavailable."""
 INTERNAL_ERROR_RETRY_S: Final = 30.0
 """Pause after an attempt that failed with an exception of ours."""
 DEFAULT_USER_RATE: Final = 10.0
@@ -426,7 +428,7 @@ async def _record_verdict(
         _observe_age(context, delivery, decision)
     until_s = started_s + context.lease_s
     if isinstance(verdict, RecipientGone) and decision.on_gone is not None:
-        verdict = await _forget_recipient(context, decision.on_gone, verdict, until_s)
+        verdict = await _forget_recipient(context, decision.on_gone, verdict)
     is_content_rejected = _rejects_content(decision, verdict)
     if isinstance(verdict, Retry | Misconfigured) or is_content_rejected:
         await _give_back(context, delivery.intent, decision.budget)
@@ -473,16 +475,17 @@ def _observe_age(context: DeliveryContext, delivery: DeliveryRecord, decision: S
 
 
 async def _forget_recipient(
-    context: DeliveryContext,
-    on_gone: Callable[[RecipientGone], Awaitable[bool | Retry]],
-    gone: RecipientGone,
-    until_s: float,
+    context: DeliveryContext, on_gone: Callable[[RecipientGone], Awaitable[bool | Retry]], gone: RecipientGone
 ) -> Verdict:
     """Delete a token or address that the provider reports as gone. Returns the verdict to record.
 
-    `until_s`: see `_until_available`.
+    If the store is unavailable, the message is retried: it was not shown, and a later verdict deletes the recipient. To
+    wait for the store would hold a place that other users need: only the shard of this recipient may be unavailable.
     """
-    outcome = await _until_available(context, lambda: on_gone(gone), until_s)
+    try:
+        outcome = await on_gone(gone)
+    except Unavailable:
+        return Retry(FORGET_RETRY_S, gone.status, "the recipient is gone, but the store was unavailable")
     if isinstance(outcome, Retry):
         return outcome
     if outcome:

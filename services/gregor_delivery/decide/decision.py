@@ -32,8 +32,8 @@ class SendNow:
     on_gone: Callable[[RecipientGone], Awaitable[bool | Retry]] | None = None
     """Deletes a token or address that the provider reports as dead; returns whether there was one to delete.
 
-    Must be idempotent: it is called again after `Unavailable`. If another address has replaced this one, it returns a
-    `Retry`, which replaces the verdict: the message is sent again."""
+    If another address has replaced this one, it returns a `Retry`, which replaces the verdict: the message is sent
+    again. After `Unavailable`, too."""
     permit: Permit | None = None
     """Permit of the endpoint's circuit breaker, in addition to the permit of the channel's."""
     is_separate: bool = False
