@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.errors import Problem
+from gregor.core.limits import DAY_US, HOUR_US
 from gregor.core.notify.webhook_events import Webhook
+from gregor.registries.webhooks import WebhookEditor
 from gregor.store.contract.store import Store
 from gregor.store.contract.webhooks import MAX_WEBHOOKS
+from gregor.store.service_keys import MAX_SECRETS
 from tests.support.builders import NOW_US
 from tests.support.store_backends import StoreUnderTest
 
@@ -85,6 +88,37 @@ async def test_webhooks_are_bounded(store: Store) -> None:
 
     assert refused.value.code == "too_many"
     assert await store.webhooks.put(A, MAX_WEBHOOKS + 2)
+
+
+async def test_rotating_again_keeps_the_expiry_of_earlier_secrets(store: Store) -> None:
+    """An operator repeats a rotation after the answer was lost: the receiver still knows only the first secret."""
+    editor = WebhookEditor(store.webhooks)
+    await store.webhooks.put(A, 0)
+    for hours in range(3):
+        await editor.rotate(A.id, NOW_US + hours * HOUR_US, DAY_US)
+
+    _, [rotated] = await store.webhooks.all()
+
+    newest, third, second, first = (secret for secret, _ in rotated.secrets)
+    assert first == A.secrets[0][0]
+    assert rotated.signing(NOW_US + DAY_US - 1) == (newest, third, second, first)
+    for hours, still_valid in enumerate([(newest, third, second), (newest, third), (newest,)]):
+        assert rotated.signing(NOW_US + hours * HOUR_US + DAY_US) == still_valid
+
+
+async def test_secrets_of_a_webhook_are_bounded(store: Store) -> None:
+    editor = WebhookEditor(store.webhooks)
+    made = [await editor.create("https://a.example", None, None, None, NOW_US)]
+    for _ in range(MAX_SECRETS + 3):
+        rotated = await editor.rotate(made[0].id, NOW_US, DAY_US)
+        assert rotated is not None
+        made.append(rotated)
+    newest_first = tuple(webhook.secrets[0][0] for webhook in reversed(made))
+
+    later = await editor.rotate(made[0].id, NOW_US + DAY_US, DAY_US)
+
+    assert made[-1].signing(NOW_US) == newest_first[:MAX_SECRETS]
+    assert later is not None and [until_us for _, until_us in later.secrets] == [None, NOW_US + 2 * DAY_US]
 
 
 async def test_each_webhook_change_is_published(backend: StoreUnderTest) -> None:

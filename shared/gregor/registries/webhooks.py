@@ -16,6 +16,7 @@ from gregor.core.notify.webhook_signature import SECRET_BYTES, encode_secret
 from gregor.redis.pubsub.contract import PubSub
 from gregor.store.contract.store import ChangeTracker, Contended
 from gregor.store.contract.webhooks import RecordedEvents, Webhooks
+from gregor.store.service_keys import add_secret
 
 from .versioned_cache import POLL_S, VersionedCache
 
@@ -108,12 +109,12 @@ class WebhookEditor:
     async def rotate(self, webhook_id: str, now_us: int, overlap_us: int) -> Webhook | None:
         """Add a new signing secret; the old one continues to sign for ``overlap_us``. ``None``: unknown webhook.
 
-        A still older secret, from a rotation before this one, is removed at once.
+        Earlier secrets keep their expiry, so repeating a rotation does not cut off a receiver. At most
+        ``service_keys.MAX_SECRETS`` sign at once; another rotation removes the oldest.
         """
 
         def rotated(webhook: Webhook) -> Webhook:
-            old = tuple((known, now_us + overlap_us) for known, until_us in webhook.secrets if until_us is None)
-            return replace(webhook, secrets=((_new_secret(), None), *old))
+            return replace(webhook, secrets=add_secret(_new_secret(), webhook.secrets, now_us, overlap_us))
 
         return await self.change(webhook_id, rotated)
 

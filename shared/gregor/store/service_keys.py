@@ -21,7 +21,7 @@ from gregor.telemetry import redact_text
 from .contract.access import KeyLimits, ServiceKey
 
 MAX_SECRETS: Final = 8
-"""The most secrets of one key that are valid at once; the oldest expire first."""
+"""The most secrets of one key, or of one webhook, that are valid at once. Another rotation removes the oldest."""
 
 MIN_RATE: Final = 0.001
 MAX_RATE: Final = 1_000_000
@@ -198,9 +198,20 @@ def rotate(key: ServiceKey, now_us: int, keep_us: int) -> tuple[ServiceKey, str]
     backend out.
     """
     secret = new_secret()
-    ending = [(known, now_us + keep_us if until_us is None else until_us) for known, until_us in key.hashes]
-    kept = [(known, until_us) for known, until_us in ending if until_us > now_us]
-    return replace(key, hashes=((hash_of(secret), None), *kept[: MAX_SECRETS - 1])), secret
+    return replace(key, hashes=add_secret(hash_of(secret), key.hashes, now_us, keep_us)), secret
+
+
+def add_secret(
+    new: str, known: Sequence[tuple[str, int | None]], now_us: int, keep_us: int
+) -> tuple[tuple[str, int | None], ...]:
+    """Return the secrets (or their hashes) with their expiries after a rotation, newest first.
+
+    The current secret expires after ``keep_us``; earlier ones keep their expiry. Expired secrets are removed, and the
+    oldest ones above ``MAX_SECRETS``.
+    """
+    ending = [(each, now_us + keep_us if until_us is None else until_us) for each, until_us in known]
+    kept = [(each, until_us) for each, until_us in ending if until_us > now_us]
+    return ((new, None), *kept[: MAX_SECRETS - 1])
 
 
 def is_valid(key: ServiceKey, secret: str, now_us: int) -> bool:

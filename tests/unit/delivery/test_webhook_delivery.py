@@ -27,6 +27,7 @@ from gregor.dev.fakes.http1 import FakeResponse, ServerFault
 from gregor.dev.fakes.webhook import FakeWebhookReceiver
 from gregor.reference.store import MemoryStore
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
+from gregor.store.service_keys import MAX_SECRETS
 from gregor_delivery.attempt import DeliveryContext, attempt
 from gregor_delivery.channels.webhook import WebhookChannel
 from gregor_delivery.decide.webhook import WebhookDecider
@@ -297,6 +298,19 @@ async def test_rotation_signs_with_both_secrets(harness: DeliveryHarness) -> Non
     assert len(first.headers["webhook-signature"].split()) == 2
     assert len(second.headers["webhook-signature"].split()) == 1
     assert [event["data"]["id"] for event in harness.receivers[webhook.id].events.values()] == ["a"]
+
+
+async def test_receiver_with_the_first_secret_accepts_calls_after_repeated_rotations(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook()
+    for _ in range(MAX_SECRETS - 1):
+        await harness.editor.rotate(webhook.id, NOW_US, DAY_US)
+
+    await harness.deliver(webhook)
+
+    [call] = harness.receivers[webhook.id].calls
+    assert len(call.headers["webhook-signature"].split()) == MAX_SECRETS
+    assert await harness.outcome(webhook) == (DeliveryState.SENT, None)
+    assert harness.receivers[webhook.id].events
 
 
 async def test_breaker_of_an_endpoint_saves_attempts(

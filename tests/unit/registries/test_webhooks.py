@@ -138,8 +138,8 @@ async def test_rotated_secret_signs_until_its_overlap_ends(deployment: Deploymen
     twice = await deployment.editor.rotate(made.id, NOW_US + 1, DAY_US)
 
     assert second != first and old == (first, NOW_US + DAY_US)
-    assert twice is not None and [until_us for _, until_us in twice.secrets] == [None, NOW_US + 1 + DAY_US]
-    assert first not in twice.signing(NOW_US + 1)
+    assert twice is not None and [until_us for _, until_us in twice.secrets] == [None, NOW_US + 1 + DAY_US, old[1]]
+    assert first in twice.signing(NOW_US + 1) and first not in twice.signing(NOW_US + DAY_US)
     assert await deployment.editor.rotate("wh_none", NOW_US, DAY_US) is None
 
 

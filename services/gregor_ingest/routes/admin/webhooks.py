@@ -137,7 +137,7 @@ async def delete_webhook(webhook: str, context: Context) -> Response:
     response_class=Response,
 )
 async def rotate_webhook(webhook: str, context: Context) -> Response:
-    """Create a new secret. Calls carry two signatures for 24 hours, so the receiver can switch in that time."""
+    """Create a new secret. Calls carry the signatures of both for 24 hours, even if the secret is rotated again."""
     rotated = await _editor(context).rotate(webhook, context.clock.now_us(), ROTATION_OVERLAP_US)
     if rotated is None:
         raise _unknown_webhook()

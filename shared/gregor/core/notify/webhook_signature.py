@@ -1,7 +1,7 @@
 """Webhook signatures of Standard Webhooks 1.0: they prove to a backend that a request is from Gregor, and recent.
 
 The signed text is ``<id>.<timestamp>.<body>``, by HMAC-SHA256, with each secret that is valid now. During a rotation
-of secrets a request has two signatures, and the receiver may know either secret.
+of secrets a request has several signatures, and the receiver may know any of the secrets.
 """
 
 from __future__ import annotations
