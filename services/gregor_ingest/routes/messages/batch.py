@@ -8,31 +8,28 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
 from gregor.core.json_text import split_array
-from gregor.web.request import JSON, body_chunks, media_type, read_body
+from gregor.web.request import JSON, body_chunks, media_type
 from gregor_ingest.auth.actor import Actor
 from gregor_ingest.auth.rules import access_rule
 from gregor_ingest.context import IngestContext
 from gregor_ingest.rate_limits import MESSAGES
 from gregor_ingest.request import NDJSON, parse_query
 
+from .batch_body import BodyMemory, LineGroup, Lines, read_array, read_lines
+from .batch_response import NdjsonResponse, respond_with_array
 from .durability import asks_for_replicas
-from .lines import BatchEntry, BatchSubmission, LineLimiter, LineReader
+from .lines import MAX_UIDS_BYTES, BatchEntry, BatchSubmission, LineLimiter, LineReader
 
 PATH: Final = "/v1/messages"
 CHUNK_ENTRIES: Final = 200
 """Entries committed in one round trip: many enough to amortize it, few enough that the first results come soon."""
-
-Lines: TypeAlias = list[tuple[int, bytes]]
-"""Lines with their numbers, from 0."""
-LineGroup: TypeAlias = tuple[Lines, int, bool]
-"""Lines that arrived together, the bytes of empty lines between them, and whether they are the last ones."""
 
 _RULE: Final = access_rule("POST", PATH)
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -43,6 +40,7 @@ class SendMessages:
 
     def __init__(self, context: IngestContext) -> None:
         self._context = context
+        self._memory = BodyMemory()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond with the receipt or the error of each pair of line and uid, in order."""
@@ -63,13 +61,15 @@ class SendMessages:
             raise Problem("invalid", "The header Idempotency-Key is for single messages; give each line an id.")
         submission = BatchSubmission(limiter, context, is_replicated=asks_for_replicas(headers))
         _, max_bytes = batch_limits(actor, context)
-        if kind == JSON:
-            raw = await read_body(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
-            await context.authorizer.confirm(scope)
-            await self._respond_to_array(raw, reader, submission, scope, send)
-        else:
-            source = body_chunks(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
-            await _NdjsonBatch(context, submission, reader, scope, send).run(read_lines(source))
+        source = body_chunks(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
+        with self._memory.of(actor, max_bytes) as hold:
+            if kind == JSON:
+                raw = await read_array(source, hold)
+                await context.authorizer.confirm(scope)
+                await self._respond_to_array(raw, reader, submission, scope, send)
+            else:
+                groups = read_lines(source, hold, context.limits.message_bytes + MAX_UIDS_BYTES)
+                await _NdjsonBatch(context, submission, reader, scope, send).run(groups)
 
     async def _respond_to_array(
         self, raw: bytes, reader: LineReader, submission: BatchSubmission, scope: Scope, send: Send
@@ -89,7 +89,7 @@ class SendMessages:
             chunk = entries[start : start + CHUNK_ENTRIES]
             await submission.submit(chunk, is_first=start == 0)
             await _audit_resets(chunk, actor, scope, context)
-        await _respond(send, JSON, b"[" + b",".join([entry.encode() for entry in entries]) + b"]")
+        await respond_with_array(send, entries)
 
 
 # --- NDJSON
@@ -98,8 +98,7 @@ class SendMessages:
 class _NdjsonBatch:
     """One NDJSON batch: reads, commits and responds at the same time.
 
-    A separate task writes the response from a queue, because some clients read nothing until they have sent everything.
-    The limits of a batch bound the queue. A batch that arrives in one piece is answered in one piece, without the task.
+    A batch that arrives in one piece is answered in one piece, unless its response is long.
     """
 
     def __init__(
@@ -108,16 +107,13 @@ class _NdjsonBatch:
         self._context = context
         self._submission = submission
         self._scope = scope
-        self._send = send
+        self._response = NdjsonResponse(send)
         self._reader = reader
         self._max_lines, _ = batch_limits(submission.limiter.actor, context)
         self._lines = 0
         self._entries = 0
         self._next_line = 0
         self._has_submitted = False
-        self._out: asyncio.Queue[bytes] = asyncio.Queue()
-        self._last = b""
-        self._writer: asyncio.Task[None] | None = None
 
     async def run(self, groups: AsyncIterator[LineGroup]) -> None:
         """Process the batch. An error of the whole batch is raised before the first commit; later it is an entry."""
@@ -134,13 +130,13 @@ class _NdjsonBatch:
         except Problem as problem:
             if not self._has_submitted:
                 raise
-            self._last += BatchEntry(self._next_line, None, result=problem).encode() + b"\n"
-        # The client is gone, or the server stops: a writer that waits for more would never end.
+            await self._response.finish(BatchEntry(self._next_line, None, result=problem))
+        # The client is gone, or the server stops.
         except BaseException:
-            if self._writer is not None:
-                self._writer.cancel()
+            self._response.cancel()
             raise
-        await self._finish()
+        else:
+            await self._response.finish()
 
     async def _read(self, group: Lines) -> tuple[list[BatchEntry], Problem | None]:
         """Return the entries of the lines, and the error that ends the batch at ``_next_line``, if there is one."""
@@ -171,55 +167,10 @@ class _NdjsonBatch:
             await self._submission.submit(piece, is_first=is_first)
             await _audit_resets(piece, self._submission.limiter.actor, self._scope, context)
             self._has_submitted = True
-            encoded = b"\n".join([entry.encode() for entry in piece]) + b"\n"
-            if is_last and start + CHUNK_ENTRIES >= len(entries):
-                self._last = encoded
-            else:
-                self._write(encoded)
-
-    def _write(self, data: bytes) -> None:
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write_response())
-        self._out.put_nowait(data)
-
-    async def _write_response(self) -> None:
-        await _start(self._send, NDJSON)
-        while data := await self._out.get():
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        await self._send({"type": "http.response.body", "body": b""})
-
-    async def _finish(self) -> None:
-        if self._writer is None:
-            await _respond(self._send, NDJSON, self._last)
-            return
-        if self._last:
-            self._out.put_nowait(self._last)
-        self._out.put_nowait(b"")
-        await self._writer
+            await self._response.add(piece, is_last=is_last and start + CHUNK_ENTRIES >= len(entries))
 
 
-async def read_lines(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator[LineGroup]:
-    """Yield the complete lines of each chunk. Empty lines are only counted."""
-    number = 0
-    unfinished: list[bytes] = []
-    async for chunk, is_last in source:
-        first, *others = chunk.split(b"\n")
-        unfinished.append(first)
-        if is_last:
-            others.append(b"")  # the last line may lack a line break
-        elif not others:
-            continue
-        complete = [b"".join(unfinished), *others[:-1]]
-        unfinished = [others[-1]]
-        found = [(number + index, line) for index, line in enumerate(complete) if line.strip()]
-        empty_bytes = 0
-        if len(found) < len(complete):
-            empty_bytes = sum(map(len, complete)) + len(complete) - sum(len(line) + 1 for _, line in found)
-        yield found, empty_bytes, is_last
-        number += len(complete)
-
-
-# --- JSON arrays, and the response
+# --- JSON arrays
 
 
 def _split_array(raw: bytes, max_lines: int) -> list[bytes]:
@@ -251,15 +202,6 @@ async def _audit_resets(entries: Sequence[BatchEntry], actor: Actor, scope: Scop
     for entry in entries:
         if entry.is_reset and entry.uid is not None:
             await context.audit.record_reset(scope, actor, entry.uid)
-
-
-async def _respond(send: Send, kind: str, body: bytes) -> None:
-    await _start(send, kind, (b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _start(send: Send, kind: str, *headers: tuple[bytes, bytes]) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind.encode()), *headers]})
 
 
 def batch_limits(actor: Actor, context: IngestContext) -> tuple[int, int]:

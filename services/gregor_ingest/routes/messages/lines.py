@@ -40,8 +40,6 @@ MAX_UIDS_BYTES: Final = MAX_UIDS * 131 + 10
 PAUSE_BYTES: Final = 65_536
 """Bytes of lines that are read without yielding to the event loop: some milliseconds at worst."""
 
-_encode: Final = msgspec.json.Encoder().encode
-
 
 class BatchEntry(msgspec.Struct):
     """One pair of line and uid.
@@ -85,15 +83,6 @@ class BatchEntry(msgspec.Struct):
                 self.result = with_durability(receipt, replicas, required)
             except Problem as problem:
                 self.result = drop_tracebacks(problem)
-
-    def encode(self) -> bytes:
-        """Return the entry of the response as JSON."""
-        uid = b"null" if self.uid is None else b'"%s"' % self.uid.encode()
-        receipt, result = self.receipt, self.result
-        if receipt is not None:
-            return b'{"line":%d,"uid":%s,"receipt":%s}' % (self.line, uid, receipt)
-        problem = result if isinstance(result, Problem) else Problem("internal", "The line was not processed.")
-        return b'{"line":%d,"uid":%s,"problem":%s}' % (self.line, uid, _encode(problem.frame()))
 
 
 # --- Reading

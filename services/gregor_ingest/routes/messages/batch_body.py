@@ -1,0 +1,124 @@
+"""The body of a batch while it arrives: the lines of NDJSON, and the memory that the bodies of a caller take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeAlias
+
+from gregor.core.rate_limit import rate_limited
+from gregor_ingest.auth.actor import Actor
+from gregor_ingest.rate_limits import MESSAGES
+
+Lines: TypeAlias = list[tuple[int, bytes]]
+"""Lines with their numbers, from 0."""
+LineGroup: TypeAlias = tuple[Lines, int, bool]
+"""Lines that arrived together, the bytes of empty lines between them, and whether they are the last ones."""
+Hold: TypeAlias = Callable[[int], None]
+"""Sets the bytes of a body that are in memory. Raises ``rate_limited`` if its caller then has too many."""
+
+MAX_FULL_BODIES: Final = 16
+"""Bodies of batches of one caller that a process keeps in memory, if each is as long as possible."""
+RETRY_S: Final = 1.0
+
+
+class BodyMemory:
+    """Bounds the memory of the batches of each service key and device: connections alone would allow gigabytes."""
+
+    def __init__(self) -> None:
+        self._bytes: Counter[str | None] = Counter()
+
+    @contextmanager
+    def of(self, actor: Actor, max_bytes: int) -> Iterator[Hold]:
+        """Count the body of a request until it is done. ``max_bytes``: the longest body of this caller."""
+        owner = actor.key_id if actor.caller is None else f"{actor.caller.uid}/{actor.caller.device}"
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            self._bytes[owner] += size - held
+            held = size
+            if self._bytes[owner] > MAX_FULL_BODIES * max_bytes:
+                raise rate_limited(MESSAGES, RETRY_S, "Too many batches at once")
+
+        try:
+            yield hold
+        finally:
+            self._bytes[owner] -= held
+            if not self._bytes[owner]:
+                del self._bytes[owner]
+
+
+async def read_array(source: AsyncIterator[tuple[bytes, bool]], hold: Hold) -> bytes:
+    """Return the whole body."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk, _ in source:
+        size += len(chunk)
+        hold(size)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+class _UnfinishedLine:
+    """The parts of a line that still arrives. Of a line that is too long, only its length is kept."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._begin()
+
+    def _begin(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._is_blank = True
+
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes in memory."""
+        return self._size if self._parts else 0
+
+    def add(self, part: bytes) -> None:
+        """Add a part of the line."""
+        self._size += len(part)
+        self._is_blank = self._is_blank and not part.strip()
+        if self._size <= self._max_bytes:
+            self._parts.append(part)
+        else:
+            self._parts = []
+
+    def take(self) -> tuple[bytes, int]:
+        """Return the line, and the bytes that were dropped if it is empty. A line that is too long remains so."""
+        line, dropped = b"".join(self._parts), 0
+        if self._size > self._max_bytes:
+            line, dropped = (b"", self._size) if self._is_blank else (b"-" * (self._max_bytes + 1), 0)
+        self._begin()
+        return line, dropped
+
+
+async def read_lines(
+    source: AsyncIterator[tuple[bytes, bool]], hold: Hold, max_line_bytes: int
+) -> AsyncIterator[LineGroup]:
+    """Yield the complete lines of each chunk. Empty lines are only counted.
+
+    A line above ``max_line_bytes`` that arrives in several chunks is replaced by a shorter one above this length.
+    """
+    number = 0
+    unfinished = _UnfinishedLine(max_line_bytes)
+    async for chunk, is_last in source:
+        first, *others = chunk.split(b"\n")
+        unfinished.add(first)
+        hold(unfinished.kept_bytes)
+        if is_last:
+            others.append(b"")  # the last line may lack a line break
+        elif not others:
+            continue
+        begun, dropped = unfinished.take()
+        complete = [begun, *others[:-1]]
+        unfinished.add(others[-1])
+        found = [(number + index, line) for index, line in enumerate(complete) if line.strip()]
+        empty_bytes = 0
+        if len(found) < len(complete):
+            empty_bytes = sum(map(len, complete)) + len(complete) - sum(len(line) + 1 for _, line in found)
+        yield found, empty_bytes + dropped, is_last
+        number += len(complete)

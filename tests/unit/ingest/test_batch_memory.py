@@ -1,0 +1,179 @@
+"""Memory of batches: long errors are sent once for each line, long lines are dropped, and bodies have a limit."""
+
+import asyncio
+import json
+import tracemalloc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gregor.core.limits import MIB
+from tests.support.api import NDJSON, Api, code_of
+from tests.support.wait import wait_until
+
+PATH = "/v1/messages"
+AS_ABOVE = "The line has the error of its first entry: see its detail and errors."
+KINDS = ["application/json", "application/x-ndjson"]
+
+
+def invalid_line(uids: int, creations: int = 16) -> dict[str, Any]:
+    create = {"i" * 1_000 + str(n): {"category": "ads", "q": 1} for n in range(creations)}
+    return {"uids": [f"u{n}" for n in range(uids)], "system": "gregor", "body": {"create": create}}
+
+
+def encoded(kind: str, documents: list[Any]) -> bytes:
+    if kind == "application/json":
+        return json.dumps(documents).encode()
+    return b"".join(json.dumps(document).encode() + b"\n" for document in documents)
+
+
+def decoded(kind: str, body: bytes) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (
+        json.loads(body) if kind == "application/json" else list(map(json.loads, body.splitlines()))
+    )
+    return found
+
+
+class Client:
+    """A client that speaks ASGI to the batch endpoint. It reads nothing until ``is_reading`` is set."""
+
+    def __init__(self, api: Api, token: str, kind: str) -> None:
+        self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.outgoing: list[dict[str, Any]] = []
+        self.is_reading = asyncio.Event()
+        headers = [(b"authorization", f"Bearer {token}".encode()), (b"content-type", kind.encode())]
+        scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": headers}
+        self.serving = asyncio.ensure_future(api.app(scope, self.incoming.get, self._send))
+
+    async def _send(self, message: Any) -> None:
+        self.outgoing.append(message)
+        await self.is_reading.wait()
+
+    def put(self, body: bytes, *, more: bool = True) -> None:
+        self.incoming.put_nowait({"type": "http.request", "body": body, "more_body": more})
+
+    async def finish(self) -> tuple[int, bytes]:
+        self.is_reading.set()
+        await self.serving
+        body = b"".join(message.get("body", b"") for message in self.outgoing)
+        return self.outgoing[0]["status"], body
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_long_errors_of_a_line_are_sent_once(api: Api, kind: str) -> None:
+    body = encoded(kind, [invalid_line(500), invalid_line(500)])
+    answer = await api.call("POST", PATH, content=body, headers={"Content-Type": kind})
+
+    found = decoded(kind, answer.content)
+    assert [(entry["line"], entry["uid"]) for entry in found] == [(n, f"u{uid}") for n in (0, 1) for uid in range(500)]
+    for first, *others in (found[:500], found[500:]):
+        assert len(first["problem"]["errors"]) == 20
+        same = {name: first["problem"][name] for name in ("type", "title", "status", "code")}
+        for entry in others:
+            assert entry["problem"] == same | {"detail": AS_ABOVE}
+    assert len(answer.content) < 10 * len(body)
+
+
+async def test_short_error_of_a_line_is_sent_for_each_user(api: Api) -> None:
+    line = {"uids": ["bob", "eve"], "system": "gregor", "body": {"create": {"aa": {"category": "ads", "q": 1}}}}
+    first, second = (await api.call("POST", PATH, json=[line])).json()
+
+    assert first["problem"] == second["problem"]
+    assert first["problem"]["errors"][0]["pointer"] == "/body/create/aa/q"
+
+
+async def test_long_array_response_is_written_in_pieces(api: Api) -> None:
+    client = Client(api, api.key, KINDS[0])
+    client.put(encoded(KINDS[0], [invalid_line(1) for _ in range(40)]), more=False)
+    status, body = await client.finish()
+
+    assert status == 200
+    assert [entry["line"] for entry in json.loads(body)] == list(range(40))
+    assert max(len(message.get("body", b"")) for message in client.outgoing) < 400_000
+
+
+async def test_ndjson_batch_waits_for_a_client_that_does_not_read(api: Api) -> None:
+    client = Client(api, api.key, KINDS[1])
+    for _ in range(200):
+        client.put(encoded(KINDS[1], [invalid_line(1)]))
+    client.put(b"", more=False)
+    await wait_until(lambda: client.incoming.qsize() < 180, "some lines are read")
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+    assert client.incoming.qsize() > 100
+
+    status, body = await client.finish()
+    assert (status, len(decoded(KINDS[1], body))) == (200, 200)
+
+
+async def pieces(*given: bytes) -> AsyncIterator[bytes]:
+    for piece in given:
+        yield piece
+
+
+async def test_long_line_in_pieces_fails_alone(api: Api) -> None:
+    good = encoded(KINDS[1], [{"uid": "bob", "system": "kbfs", "body": 1}])
+    body = pieces(good, *[b"[" * 65_536] * 8, b"\n" + good, *[b" " * 65_536] * 8, b"\n" + good)
+    answer = await api.call("POST", PATH, content=body, headers=NDJSON)
+
+    found = decoded(KINDS[1], answer.content)
+    assert [(entry["line"], entry.get("problem", {}).get("code")) for entry in found] == [
+        (0, None),
+        (1, "message_too_large"),
+        (2, None),
+        (4, None),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "refused"), [(KINDS[0], 4), (KINDS[1], 0)])
+async def test_bodies_of_a_key_in_memory_are_bounded(kind: str, refused: int) -> None:
+    async with Api(max_batch_bytes=MIB) as api:
+        token = await api.make_key("ingest", rate=10)
+        clients = [Client(api, token, kind) for _ in range(20)]
+        for client in clients:
+            client.put(b"[" + b" " * (MIB - 2))
+        await wait_until(lambda: all(client.incoming.empty() for client in clients), "the bodies are read")
+        await wait_until(lambda: sum(bool(client.outgoing) for client in clients) == refused, "some are refused")
+
+        for client in clients:
+            client.put(b"]" if kind == KINDS[0] else b"\n", more=False)
+        statuses = sorted([(await client.finish())[0] for client in clients])
+        assert statuses == [200] * (20 - refused) + [429] * refused
+        again = await api.call("POST", PATH, token, json=[])
+        assert again.status_code == 200
+
+
+async def test_other_callers_are_not_refused_for_the_bodies_of_a_key() -> None:
+    async with Api(max_batch_bytes=MIB) as api:
+        token = await api.make_key("ingest")
+        clients = [Client(api, token, KINDS[0]) for _ in range(16)]
+        for client in clients:
+            client.put(b"[" + b" " * (MIB - 2))
+        await wait_until(lambda: all(client.incoming.empty() for client in clients), "the bodies are read")
+
+        answer = await api.call("POST", PATH, token, content=b"[%b]" % (b" " * 100), headers={"Content-Type": KINDS[0]})
+        other = await api.call("POST", PATH, json=[])
+
+        for client in clients:
+            client.put(b"]", more=False)
+            await client.finish()
+        assert code_of(answer) == (429, "rate_limited")
+        assert "retry-after" in answer.headers
+        assert other.status_code == 200
+
+
+async def test_line_without_an_end_is_dropped_above_the_longest_one(api: Api) -> None:
+    client = Client(api, api.key, KINDS[1])
+    tracemalloc.start()
+    try:
+        for _ in range(120):
+            client.put(b"[" * 65_536)
+            await wait_until(client.incoming.empty, "the piece is read")
+        assert tracemalloc.get_traced_memory()[0] < MIB
+    finally:
+        tracemalloc.stop()
+    client.put(b"", more=False)
+
+    status, body = await client.finish()
+    assert (status, decoded(KINDS[1], body)[0]["problem"]["code"]) == (200, "message_too_large")
