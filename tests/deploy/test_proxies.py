@@ -293,11 +293,33 @@ async def test_connection_without_a_tls_handshake_is_closed(proxy: Proxy) -> Non
         writer.close()
 
 
-async def unread_statuses(proxy: Proxy, address: str, path: str, number: int, stack: AsyncExitStack) -> list[str]:
+@pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
+async def test_haproxy_refuses_to_upgrade_other_paths_over_http2(proxy: Proxy, cluster: Cluster) -> None:
+    """HAProxy connected to Gregor, reset the connection, and answered 500, which it does not count as an error."""
+    path = "/v1/users/a/messages"
+    async with changed_configuration(proxy, r"(sc_http_err_rate\(0\) gt) 2000", r"\1 20"), AsyncExitStack() as stack:
+        statuses = await unread_statuses(proxy, "127.0.0.36", path, 21, stack, protocol="websocket", data=b"x" * 8)
+        assert set(statuses) == {"400"}
+        assert await unread_statuses(proxy, "127.0.0.36", path, 1, stack, protocol="websocket") == ["429"]
+        assert await unread_statuses(proxy, "127.0.0.37", "/v1/connect", 1, stack, protocol="websocket") == ["200"]
+        async with client_of(proxy, "127.0.0.37", Upgrade="h2c", Connection="Upgrade") as http1:
+            assert "x-request-id" in (await http1.get("/nothing")).headers
+
+
+async def unread_statuses(
+    proxy: Proxy,
+    address: str,
+    path: str,
+    number: int,
+    stack: AsyncExitStack,
+    *,
+    protocol: str = "",
+    data: bytes = b"",
+) -> list[str]:
     """Send requests or handshakes over HTTP/2 with a window of 0, and return the statuses.
 
-    The stack resets the requests at its
-    end: HAProxy would keep some of them for 70 s (`timeout client`) if only their connection ended.
+    ``protocol``: that of a handshake; ``data``: sent at once behind it. The stack resets the requests at its end:
+    HAProxy would keep some of them for 70 s (`timeout client`) if only their connection ended.
     """
     context = ssl._create_unverified_context()
     context.set_alpn_protocols(["h2"])
@@ -306,13 +328,14 @@ async def unread_statuses(proxy: Proxy, address: str, path: str, number: int, st
     http2 = H2Connection()
     http2.local_settings = Settings(initial_values={SettingCodes.INITIAL_WINDOW_SIZE: 0})
     http2.initiate_connection()
-    websocket = path == "/v1/connect"
-    method = [(":method", "CONNECT"), (":protocol", "websocket")] if websocket else [(":method", "GET")]
+    method = [(":method", "CONNECT"), (":protocol", protocol)] if protocol else [(":method", "GET")]
     fields = [*method, (":scheme", "https"), (":path", path), (":authority", "gregor"), ("sec-websocket-version", "13")]
     resets = b""
     for _ in range(number):
         stream = http2.get_next_available_stream_id()
-        http2.send_headers(stream, fields, end_stream=not websocket)
+        http2.send_headers(stream, fields, end_stream=not protocol)
+        if data:
+            http2.send_data(stream, data)
         resets += RstStreamFrame(stream, error_code=ErrorCodes.CANCEL).serialize()
     stack.callback(lambda: writer.write(resets))
     statuses: list[str] = []
@@ -422,7 +445,7 @@ async def test_haproxy_limits_the_websockets_of_an_address(proxy: Proxy, cluster
     """Gregor closes a WebSocket without a token. HAProxy keeps it until the client has room for the close frame."""
     async with changed_configuration(proxy, r"(connect /v1/stream /v1/poll } { sc1_conn_cur gt) 2000", r"\1 5"):
         async with AsyncExitStack() as stack:
-            statuses = await unread_statuses(proxy, "127.0.0.26", "/v1/connect", 8, stack)
+            statuses = await unread_statuses(proxy, "127.0.0.26", "/v1/connect", 8, stack, protocol="websocket")
             assert Counter(statuses) == {"200": 5, "429": 3}
             async with device_at(proxy, "127.0.0.27", cluster.token("beside", "phone")) as other:
                 await other.synced()
@@ -437,7 +460,8 @@ async def test_haproxy_keeps_no_unread_refusals_above_twice_a_limit(
     """HAProxy kept each unread 429 for 70 s: 1.1 GiB for one address. The connection may be that of a neighbour."""
     async with changed_configuration(proxy, rf"(sc1_conn_cur gt) {limit}", r"\1 5"):
         async with AsyncExitStack() as stack:
-            statuses = await unread_statuses(proxy, "127.0.0.28", path, 6, stack)
+            protocol = "websocket" if path == "/v1/connect" else ""
+            statuses = await unread_statuses(proxy, "127.0.0.28", path, 6, stack, protocol=protocol)
             assert statuses.count("429 without a body") == 1, statuses
             async with device_at(proxy, "127.0.0.29", cluster.token("beside", "phone")) as other:
                 await other.synced()

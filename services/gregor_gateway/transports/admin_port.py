@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
-from gregor.net.client_address import peer_of
+from gregor.net.client_address import RESET, is_reset, peer_of
 from gregor.net.connection_limits import ConnectionLimiter
 from gregor.web.http_limits import LINGER_S
 from gregor_gateway.context import GatewayContext
@@ -43,9 +43,13 @@ class AdminPort(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection, and start the timeout of the request. Above a limit the connection gets no answer."""
         self._socket = cast("asyncio.Transport", transport)
-        process = self._limiter.open()
+        process, peer = self._limiter.open(), peer_of(transport)
+        if is_reset(transport):  # after `peer_of`
+            self._context.count_refusal(RESET)
+            self._socket.abort()
+            return
         if process.is_admitted:
-            self._client = self._context.client_addresses.limited(peer_of(transport))
+            self._client = self._context.client_addresses.limited(peer)
         admission = self._limiter.open_for(self._client, self._context.timers.now) if process.is_admitted else process
         if admission.is_admitted:
             self._context.timers.after(REQUEST_TIMEOUT_S, self._socket.abort)

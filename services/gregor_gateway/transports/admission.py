@@ -7,7 +7,7 @@ from typing import Final
 
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
-from gregor.net.client_address import IpAddress
+from gregor.net.client_address import RESET, IpAddress
 from gregor.net.connection_limits import Admission
 from gregor.net.proxy_protocol import PROXY_HEADER
 from gregor.telemetry import request_id
@@ -72,6 +72,10 @@ class PortAdmission:
     def refuse_header(self) -> None:
         """Count a connection whose PROXY protocol header is missing or malformed."""
         self._context.count_refusal(PROXY_HEADER)
+
+    def refuse_reset(self) -> None:
+        """Count a connection that its peer reset before it was accepted."""
+        self._context.count_refusal(RESET)
 
     def process_refusal(self) -> bytes:
         """Return the response to a connection above the limit of the process."""

@@ -15,7 +15,7 @@ from typing import Final, cast
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
-from gregor.net.client_address import IpAddress, peer_of
+from gregor.net.client_address import IpAddress, is_reset, peer_of
 from gregor.net.connection_limits import Admission
 from gregor.net.proxy_protocol import ProxyHeaderError, parse_proxy_header
 from gregor.web.http_limits import LINGER_BYTES, LINGER_S
@@ -156,7 +156,12 @@ class WebSocketTransport(asyncio.Protocol):
         timers.at(timers.now + REQUEST_TIMEOUT_S, self._timeout)
         self._peer = peer_of(socket)
         self._awaits_header = admission.awaits_proxy_header(self._peer)
-        if not admission.open():
+        is_admitted = admission.open()
+        if is_reset(socket):  # after `peer_of`
+            admission.refuse_reset()
+            self._is_closing = True
+            self._abort()
+        elif not is_admitted:
             self._end(admission.process_refusal())
         elif not self._awaits_header:
             self._admit_known(self._peer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from asyncio import BaseTransport
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -16,6 +17,9 @@ MAX_PROXIES: Final = 16
 _NAT64: Final = ip_network("64:ff9b::/96")
 _SUBSCRIBER_BITS: Final = 64
 """An IPv6 subscriber gets at least a /64 (RFC 6177), and can use any address of it."""
+
+RESET: Final = "reset"
+"""Reason of a refusal: the peer reset the connection before it was accepted."""
 
 
 class ClientAddresses:
@@ -85,9 +89,31 @@ def parse_address(text: str) -> IpAddress | None:
 
 
 def peer_of(transport: BaseTransport) -> IpAddress | None:
-    """Return the address of the peer of a socket; ``None`` for a Unix socket."""
-    peer = transport.get_extra_info("peername")
+    """Return the address of the peer of a socket; ``None`` for a Unix socket.
+
+    It is also ``None`` if the peer has reset the connection. Check ``is_reset`` afterwards: in the other order, a reset
+    between the two would be missed.
+    """
+    try:
+        peer = transport.get_extra_info("peername")
+    except OSError:  # uvloop asks the kernel at each call
+        return None
     return parse_address(peer[0]) if isinstance(peer, tuple) else None
+
+
+def is_reset(transport: BaseTransport) -> bool:
+    """Return whether the peer has reset the connection, so that its socket has no peer address.
+
+    Such a connection looks like a Unix socket: without an address, no limit of a client applies.
+    """
+    connected = transport.get_extra_info("socket")
+    if connected is None or connected.family == socket.AF_UNIX:
+        return False
+    try:
+        connected.getpeername()
+    except OSError:
+        return True
+    return False
 
 
 def limit_key(address: IpAddress) -> str:

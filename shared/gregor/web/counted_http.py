@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gregor.clock import SystemClock
 from gregor.core.errors import Problem
-from gregor.net.client_address import IpAddress, parse_address, peer_of
+from gregor.net.client_address import RESET, IpAddress, is_reset, parse_address, peer_of
 from gregor.net.connection_limits import Admission
 from gregor.net.proxy_protocol import PROXY_HEADER, ProxyHeaderError, parse_proxy_header
 from gregor.net.refusal_pacer import RefusalPacer
@@ -51,13 +51,18 @@ class CountedHttpProtocol(LimitedHttpProtocol):
     _client: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count the connection, and refuse it above a limit."""
+        """Count the connection, and refuse it above a limit or if its peer is unknown after a reset."""
         super().connection_made(transport)
-        process = self.admission.limiter.open()
-        if not process.is_admitted:
+        process, peer = self.admission.limiter.open(), peer_of(transport)
+        # After `peer_of` and after uvicorn has set `client`: neither has missed an address then.
+        if is_reset(transport):
+            self.admission.count_refusal(RESET)
+            self._is_rejected = True
+            self.transport.abort()
+        elif not process.is_admitted:
             self._refuse(process)
         else:
-            self._await_client(peer_of(transport))
+            self._await_client(peer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the connection."""

@@ -13,10 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
+import uvloop
 
+from gregor.core.close_codes import CloseCode
 from gregor_gateway.connection.connection import DeviceConnection
+from gregor_gateway.transports.admin_port import AdminServer
 from gregor_gateway.transports.http_app import StreamServer
-from gregor_gateway.transports.websocket import WebSocketTransport
+from gregor_gateway.transports.websocket import WebSocketServer, WebSocketTransport
+from tests.support.reset_connection import reset_before_accept
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, open_gateway, settle
 from tests.unit.gateway.test_websocket import UPGRADE, head, masked, raw
@@ -120,6 +124,26 @@ async def test_flood_of_refused_connections_gets_no_answer(limited: Gateway) -> 
     assert refused(limited, "flood") == 1
     for _, each in (*held, (reader, writer)):
         each.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("is_admin_port", [False, True])
+def test_connection_reset_before_it_is_accepted_is_not_served(run: Any, is_admin_port: bool) -> None:
+    """Its socket has no peer address, and looked like a Unix socket: no limit of a client applied."""
+
+    async def test() -> None:
+        async with open_gateway(**OTHER_PROXIES) as gateway:
+            context = gateway.context
+            factory: Any = AdminServer(context) if is_admin_port else WebSocketServer(context)
+            limiter = factory.limiter if is_admin_port else context.connection_limiter
+            async with await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0) as server:
+                reset_before_accept(server.sockets[0].getsockname()[1], head(**UPGRADE, Authorization="Bearer x"))
+                await wait_until(lambda: refused(gateway, "reset") == 1, "the refusal")
+                await wait_until(lambda: limiter.connections == 0, "the end")
+
+            assert gateway.closes(CloseCode.UNAUTHORISED) == 0
+
+    run(test())
 
 
 async def test_handshakes_of_an_address_are_limited() -> None:

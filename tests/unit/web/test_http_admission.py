@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gregor.clock import SystemClock
@@ -31,6 +32,7 @@ from gregor.web.http_limits import MAX_FIELDS, MAX_QUERY_PARAMETERS, LimitedHttp
 from gregor.web.middleware import HttpMiddleware
 from gregor.web.readiness import Readiness
 from gregor.web.serving import EmbeddedServer, make_server
+from tests.support.reset_connection import reset_before_accept
 from tests.support.wait import wait_until
 from tests.unit.net.test_proxy_protocol import header
 
@@ -164,6 +166,23 @@ async def test_process_is_refused_one_above_its_limit() -> None:
         assert answer[9:12] == b"503"
         assert re.search(rb"(?i)\r\nretry-after: [1-5]\r\n", answer)
         assert b"GREGOR_MAX_CONNECTIONS_PROCESS" in answer
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("has_proxy_headers", [False, True])
+def test_connection_reset_before_it_is_accepted_is_not_served(run: Any, has_proxy_headers: bool) -> None:
+    """Its socket has no peer address, and looked like a Unix socket: no limit of a client applied."""
+
+    async def test() -> None:
+        app = HeldStreams()
+        async with counted_port(app, ("192.0.2.1",), has_proxy_headers=has_proxy_headers) as port:
+            reset_before_accept(port.port, request("/v1/stream"))
+            await wait_until(lambda: bool(port.refusals or app.waiting), "the connection is accepted")
+            await wait_until(lambda: port.admission.limiter.connections == 0, "the end")
+
+            assert (port.refusals, app.waiting) == (["reset"], 0)
+
+    run(test())
 
 
 async def test_flood_of_refused_connections_is_aborted() -> None:
