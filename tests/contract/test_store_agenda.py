@@ -14,7 +14,7 @@ from gregor.store.contract.store import Store
 from tests.contract.conftest import MakeStore
 from tests.support.agendas import ALICE, FAR_US, LEASE_US, PARTITIONS, at, entries, remind, timed, work_of
 from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, SECOND_US, SEED, creating, dismissing
-from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest
+from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest, replace_server
 
 # ---- items for a mail
 
@@ -147,6 +147,24 @@ async def test_lost_lease_does_not_end_the_next_one(store: Store) -> None:
 
     assert await entries(store) == []
     assert (await store.agenda.next_due_times())[ALICE] == at(80)
+
+
+@pytest.mark.parametrize("kind", [WorkKind.PUSH, WorkKind.DELAYED])
+async def test_work_is_not_completed_on_another_server(store: Store, kind: WorkKind) -> None:
+    """An asynchronous failover may keep the claim and lose the effects of the work."""
+    await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10))))
+    await store.agenda.delay("alice", "m", b"one", at(10))
+    await store.agenda.claim_delayed("alice", "m", b"one")
+    await store.agenda.claim(ALICE, at(10), at(40), 5)
+    server, work, before = store.agenda.server_of("alice"), await work_of(store, kind), await entries(store)
+
+    await replace_server(store, "alice")
+    await store.agenda.complete("alice", at(40), [CompletedWork(work)], server=server)
+
+    assert await entries(store) == before and await store.agenda.count_delayed("alice") == 1
+    assert await store.agenda.claim(ALICE, at(11), at(41), 5) == ["alice"]
+    await store.agenda.complete("alice", at(41), [CompletedWork(work)], server=store.agenda.server_of("alice"))
+    assert kind not in [each for each, _, _ in await entries(store)]
 
 
 async def test_work_added_during_a_lease_is_due_on_time(store: Store) -> None:

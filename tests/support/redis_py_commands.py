@@ -51,6 +51,8 @@ class RedisPyCommands:
         self._waiting: deque[tuple[asyncio.Future[Any], tuple[Argument, ...], Script | None]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
+        self.generation = 0
+        """See ``RedisNode.generation``; tests increment it."""
 
     async def open(self) -> None:
         """Do nothing: the client connects by itself."""
@@ -105,11 +107,6 @@ class RedisPyCommands:
     def connected_for_s(self) -> float:
         """See ``RedisNode.connected_for_s``: redis-py does not report it."""
         return 0.0
-
-    @property
-    def generation(self) -> int:
-        """See ``RedisNode.generation``."""
-        return 0
 
     @property
     def nodes(self) -> Sequence[RedisNode]:

@@ -109,6 +109,23 @@ class AnnouncementRecorder:
 Factory = Callable[[Limits], AbstractAsyncContextManager[StoreUnderTest]]
 
 
+async def replace_server(store: Store, uid: str) -> None:
+    """Let another server store a user, as after a failover without losses. In Redis, only the connection is new."""
+    if isinstance(store, MemoryStore):
+        store.agenda.server += 1
+        return
+    assert isinstance(store, RedisStore)
+    [group] = store._connection.group_by_node((store.keys.of_user(uid).agenda,))
+    node = group.node
+    assert node is not None
+    if isinstance(node, RedisPyCommands):
+        node.generation += 1
+        return
+    before = node.generation
+    await node.call("CLIENT", "KILL", "ID", await node.call("CLIENT", "ID"), "SKIPME", "no")
+    await wait_until(lambda: node.generation != before and node.connected, "a new connection")
+
+
 class _MemorySubscriber:
     def __init__(self, pubsub: MemoryPubSub) -> None:
         self._feed = pubsub

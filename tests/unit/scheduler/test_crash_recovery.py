@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import iscoroutinefunction
 from typing import Any
 
 import pytest
 
 from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.model import Sender
+from gregor.core.notify.intents import Intent
 from gregor.core.rate_limit import RateLimiter
+from gregor.reference.store import MemoryQueueWriter
+from gregor.reference.store.agenda import MemoryAgenda
 from gregor.store.contract.devices import Registration
 from gregor_scheduler.delivery_publisher import DeliveryPublisher
 from gregor_scheduler.due_loop import DueLoop
@@ -58,7 +62,9 @@ class _Crashing:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._thing, name)
-        if not callable(found):
+        if not iscoroutinefunction(found):
+            if callable(found):
+                return found
             return self._budget.wrap(found) if name in STORE_PARTS else found
         return lambda *args, **kwargs: self._budget.spend(lambda: found(*args, **kwargs))
 
@@ -139,3 +145,34 @@ async def test_crash_at_any_step_has_the_same_outcome(is_done: bool) -> None:
         await harness.due_loop.run_due()
 
         assert await outcome(harness) == expected, f"crashed at step {number} of {count}"
+
+
+class FailingOverQueue(MemoryQueueWriter):
+    """A queue that gets its first intents just before another server replaces the state."""
+
+    replace_server: Callable[[], None] | None = None
+
+    async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+        refused = await super().enqueue(intents, at_us)
+        if self.replace_server is not None:
+            self.replace_server()
+            self.replace_server = None
+        return refused
+
+
+async def test_work_before_a_failover_is_executed_again() -> None:
+    """The new server may have the agenda without the record of the delivery. The worker then drops the first intent."""
+    queue = FailingOverQueue()
+    harness = await build(TYPES, queue=queue)
+    push = Registration(push={"provider": "apns", "token": "t"})
+    await harness.store.devices.put_device("alice", "phone", push, NOW_US)
+    await harness.create("a", category="told")
+    agenda = harness.store.agenda
+    assert isinstance(agenda, MemoryAgenda)
+    queue.replace_server = lambda: setattr(agenda, "server", agenda.server + 1)
+
+    await harness.advance(10)
+
+    assert harness.published() == ["item a apns phone"] * 2, "due again at once"
+    await harness.advance(60)
+    assert harness.published() == ["item a email"]

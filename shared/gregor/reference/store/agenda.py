@@ -48,6 +48,8 @@ class MemoryAgenda:
 
     def __init__(self, data: MemoryData) -> None:
         self._data = data
+        self.server = 0
+        """Tests increment it: another server has the same state."""
 
     @property
     def partition_count(self) -> int:
@@ -90,6 +92,10 @@ class MemoryAgenda:
             traces.clear()
         traces.update(dict.fromkeys(items, trace))
 
+    def server_of(self, uid: str) -> object:
+        """See ``contract.Agenda.server_of``."""
+        return self.server
+
     async def complete(
         self,
         uid: str,
@@ -98,8 +104,11 @@ class MemoryAgenda:
         postponed: Sequence[DueWork] = (),
         retry_us: int = 0,
         now_us: int = 0,
+        server: object = None,
     ) -> None:
         """See ``contract.Agenda.complete``."""
+        if server is not None and server != self.server_of(uid):
+            done = ()
         is_ours = self._data.due.get(uid) == lease_until_us
         entries = self._data.agenda(uid)
         for each in done:

@@ -144,6 +144,13 @@ class Agenda(Protocol):
         """
         ...
 
+    def server_of(self, uid: str) -> object:
+        """Return a mark of the server that stores a user now. It changes with the server, and with the connection.
+
+        Take it before the due work is read, and pass it to ``complete``.
+        """
+        ...
+
     async def complete(
         self,
         uid: str,
@@ -152,6 +159,7 @@ class Agenda(Protocol):
         postponed: Sequence[DueWork] = (),
         retry_us: int = 0,
         now_us: int = 0,
+        server: object = None,
     ) -> None:
         """Remove or move the completed entries, and end the lease if it is still held.
 
@@ -161,6 +169,8 @@ class Agenda(Protocol):
             postponed: Entries that could not be completed. They stay, and the user is due again at ``retry_us``. Other
                 entries keep their time.
             now_us: The user is not due earlier: if work is left, the users who are due already precede this one.
+            server: The mark of ``server_of``. If it differs by now, all entries stay, and are due again: a promoted
+                replica may have them, and not the effects of their work. ``None``: do not compare.
         """
         ...
 

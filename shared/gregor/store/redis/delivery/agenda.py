@@ -28,6 +28,7 @@ from gregor.store.documents import check_document
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of, results_of_reached
 from gregor.store.redis.keys import Keys
+from gregor.store.redis.replication import Incarnation
 from gregor.store.redis.users.record_codec import (
     HEAD,
     LiveRecord,
@@ -122,6 +123,12 @@ class RedisAgenda:
         arguments: list[bytes | str] = [trace, str(TRACES_KEPT_S), str(MOST_TRACES), *items]
         await result_of(self._connection.evalsha(self._keep_trace, (self._keys.of_user(uid).traces,), arguments))
 
+    def server_of(self, uid: str) -> object:
+        """See ``Agenda.server_of``."""
+        [group] = self._connection.group_by_node((self._keys.of_user(uid).agenda,))
+        # Without a server, the due work waits for a connection. A new object equals no later mark.
+        return object() if group.node is None else Incarnation.of(group.node)
+
     async def complete(
         self,
         uid: str,
@@ -130,8 +137,11 @@ class RedisAgenda:
         postponed: Sequence[DueWork] = (),
         retry_us: int = 0,
         now_us: int = 0,
+        server: object = None,
     ) -> None:
         """See ``Agenda.complete``."""
+        if server is not None and not self._is_connected_to(server, uid):
+            done = ()
         keys = self._keys.of_user(uid)
         arguments: list[bytes | str] = [uid, str(lease_until_us), str(retry_us), str(len(postponed)), str(now_us)]
         arguments += (work.entry for work in postponed)
@@ -140,6 +150,11 @@ class RedisAgenda:
         await result_of(
             self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.state), arguments)
         )
+
+    def _is_connected_to(self, server: object, uid: str) -> bool:
+        """Return whether a command would be written now, on the connection of this mark."""
+        now = self.server_of(uid)
+        return isinstance(now, Incarnation) and now == server and now.node.connected
 
     # ---- items for mails and aggregation
 
