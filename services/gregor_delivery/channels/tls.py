@@ -7,15 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from gregor.net.outgoing.bounded_streams import MAX_TLS_WORK, READ_BYTES
+from gregor.net.outgoing.bounded_streams import READ_BYTES
 from gregor.net.outgoing.tls import outgoing_context
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 MAX_TLS_OVERHEAD: Final = 32_768
-"""Encrypted bytes without content that a peer may send after the handshake.
+"""Encrypted bytes that a peer may send in the handshake, and again after it without content.
 
+A relay that asks for client certificates may list its 150 authorities in the handshake, with 16 KiB. In 32 KiB fit 60
+hostile certificates, which block the event loop for 17 s (see `MAX_HANDSHAKE_WORK`).
 OpenSSL takes 16 µs for a key update of 27 bytes. An incomplete record counts, too, until it is complete: up to 16 KiB.
 """
 WRITE_OVERHEAD: Final = 64
@@ -25,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class TlsLimitExceeded(ssl.SSLError):
-    """A handshake exceeded `MAX_TLS_WORK`, or a connection `MAX_TLS_OVERHEAD`. The event loop closes the connection."""
+    """A handshake, or a connection after it, exceeded `MAX_TLS_OVERHEAD`. The event loop closes the connection."""
 
 
 class BoundedSslObject(ssl.SSLObject):
@@ -44,7 +46,7 @@ class BoundedSslObject(ssl.SSLObject):
         # `SSLContext.wrap_bio` calls this method. Only here is the buffer of the event loop available.
         inner = ssl.MemoryBIO()
         made: Self = super()._create(inner, outgoing, *args, **options)  # type: ignore[misc]
-        made._arrived, made._incoming, made._left = incoming, inner, MAX_TLS_WORK
+        made._arrived, made._incoming, made._left = incoming, inner, MAX_TLS_OVERHEAD
         return made
 
     def do_handshake(self) -> None:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
 import anyio
 import httpcore
 from anyio.abc import ByteStream
-from anyio.streams.tls import TLSStream
 from httpcore._backends.anyio import AnyIOStream
 
 from gregor.net.bounded_responses import parse_in_linear_time
+
+from .handshakes import HANDSHAKE_READ_BYTES, Handshakes
 
 READ_BYTES: Final = 1_024
 """Limit of one read. Between two reads, the other tasks of the process run."""
@@ -31,23 +30,13 @@ READ_WORK: Final = 256
 """Surcharge of a read, in bytes: a sender can split a response into single bytes."""
 MAX_TLS_WORK: Final = 2 * MAX_RESPONSE_WORK
 """Limit of the work for the encrypted bytes of one response: bytes, and surcharges of reads."""
-MAX_HANDSHAKE_WORK: Final = 32_768
+MAX_HANDSHAKE_WORK: Final = 16_384
 """Limit of the work for the encrypted bytes of one handshake: bytes, and surcharges of reads.
 
-The certificates of most servers have 3 to 6 KiB. OpenSSL takes 0.1 s for a hostile one of 729 bytes: its key lies on a
-curve with explicit parameters over a prime for which square roots are expensive. A chain of 100 KiB took 14 s.
+The certificates of most servers have 3 to 6 KiB, those with very many names 8 KiB. OpenSSL takes 0.27 s for a hostile
+one of 538 bytes: its key lies on a curve with explicit parameters over a prime for which square roots are expensive.
+Within this limit, a chain takes 8 s; within twice as much, 15 s, which is the timeout of a delivery.
 """
-HANDSHAKE_READ_BYTES: Final = 8_192
-"""Limit of one read of a handshake. Most servers send all their part at once: one step of a thread is enough."""
-HANDSHAKE_THREADS: Final = 4
-"""Handshakes that OpenSSL processes at once. Others wait.
-
-Each thread that is busy with a hostile certificate delays the event loop: 16 of them stopped it for 11 s on two cores.
-"""
-HOST_THREADS: Final = 1
-"""Threads that the handshakes of one host occupy, in one pool. A cancelled handshake counts until OpenSSL returns."""
-
-_threads: Final = ThreadPoolExecutor(HANDSHAKE_THREADS, "gregor-handshake")
 
 parse_in_linear_time()
 
@@ -64,7 +53,7 @@ class BoundedBackend(httpcore.AsyncNetworkBackend):
 
     def __init__(self, inner: httpcore.AsyncNetworkBackend, max_work: int = MAX_RESPONSE_WORK) -> None:
         self._inner, self._max_work = inner, max_work
-        self._handshakes = _Handshakes()
+        self._handshakes = Handshakes()
 
     async def connect_tcp(
         self,
@@ -122,7 +111,7 @@ class _BoundedStream(httpcore.AsyncNetworkStream):
         self,
         inner: httpcore.AsyncNetworkStream,
         max_work: int,
-        handshakes: _Handshakes,
+        handshakes: Handshakes,
         encrypted: _EncryptedStream | None = None,
     ) -> None:
         self._inner, self._max_work, self._handshakes, self._encrypted = inner, max_work, handshakes, encrypted
@@ -170,44 +159,3 @@ class _BoundedStream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
-
-
-class _Handshakes:
-    """TLS handshakes of one event loop. OpenSSL works in threads, and the event loop goes on."""
-
-    def __init__(self) -> None:
-        self._hosts: WeakValueDictionary[str | None, asyncio.Semaphore] = WeakValueDictionary()
-
-    async def perform(self, stream: ByteStream, context: ssl.SSLContext, hostname: str | None) -> TLSStream:
-        """Return a TLS connection over a stream.
-
-        Raises ssl.SSLError, `ResponseLimitExceeded` and the exceptions of the stream.
-        """
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        # As bytes, which Python does not encode again: httpcore gives ASCII.
-        tls = context.wrap_bio(incoming, outgoing, server_hostname=hostname and hostname.encode("ascii"))
-        is_complete = False
-        while not is_complete:
-            try:
-                await self._continue(tls, hostname, is_started=bool(incoming.pending))
-                is_complete = True
-            except ssl.SSLWantReadError:
-                pass
-            if outgoing.pending:
-                await stream.send(outgoing.read())
-            if not is_complete:
-                incoming.write(await stream.receive(HANDSHAKE_READ_BYTES))
-        return TLSStream(
-            transport_stream=stream, standard_compatible=False, _ssl_object=tls, _read_bio=incoming, _write_bio=outgoing
-        )
-
-    async def _continue(self, tls: ssl.SSLObject, hostname: str | None, *, is_started: bool) -> None:
-        """Let OpenSSL process the received bytes. If cancelled, the thread keeps its place until OpenSSL returns."""
-        if not is_started:
-            tls.do_handshake()  # The first message needs no bytes of the server.
-            return
-        places = self._hosts.setdefault(hostname, asyncio.Semaphore(HOST_THREADS))
-        await places.acquire()
-        step = asyncio.get_running_loop().run_in_executor(_threads, tls.do_handshake)
-        step.add_done_callback(lambda _: places.release())
-        await asyncio.shield(step)
