@@ -46,15 +46,21 @@ export class Mirror {
   /** Applies one frame and returns the changes, in order. Frames that do not concern the copy change nothing. */
   apply(frame: Frame): Change[] {
     const changes: Change[] = [];
-    // These calls throw if the cursor or a category is not a string, or an item has no times. They come before the first
-    // change, so a malformed frame changes nothing. An item without them would make every later read of the state throw.
+    // These calls throw if the cursor, a category or a prefix is not a string, if an item has no times, or if its reminders
+    // are not an array. They come before the first change, so a malformed frame changes nothing. With such a value, every
+    // later read of the state would throw.
     tagOf(frame.cursor ?? "");
+    const uncounted: readonly string[] = (frame.welcome ?? frame).uncounted ?? this.uncounted;
+    uncounted.map((prefix) => prefix.startsWith(""));
     if (frame.sync || frame.system === "gregor") {
-      for (const item of Object.values<Item>(frame.body?.create ?? {})) item.category.startsWith(item.times.created as never);
+      for (const { category, times } of Object.values<Item>(frame.body?.create ?? {})) {
+        category.startsWith(times.created as never, times.expires);
+        times.remind_at?.map(Number);
+      }
     }
     if (frame.sync) this._applySync(frame, changes);
     else if (frame.system && frame.seq !== undefined) this._applyLive(frame, changes);
-    this.uncounted = (frame.welcome ?? frame).uncounted ?? this.uncounted;
+    this.uncounted = uncounted;
     return changes;
   }
 

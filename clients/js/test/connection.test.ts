@@ -516,6 +516,10 @@ for (const [name, item] of Object.entries({
   "no times": { category: "mail", for_device: null, body: null },
   "a number as category": { times: { created: 5 }, category: 7, for_device: null, body: null },
   "no category": { times: { created: 5 }, for_device: null, body: null },
+  "a text as reminders": { times: { created: 5, remind_at: "noon" }, for_device: null, category: "mail", body: null },
+  "a number as reminders": { times: { created: 5, remind_at: 7 }, for_device: null, category: "mail", body: null },
+  "an object as an expiry": { times: { created: 5, expires: { valueOf: 1, toString: 1 } }, for_device: null, category: "mail", body: null },
+  "an object as a reminder": { times: { created: 5, remind_at: [{ valueOf: 1, toString: 1 }] }, for_device: null, category: "mail", body: null },
 })) {
   test(`a malformed item never enters the copy: ${name}`, async () => {
     const world = browser();
@@ -542,6 +546,26 @@ for (const kind of ["live", "delta", "full"]) {
     assert.deepEqual([mirror.cursor, mirror.digest, [...mirror.items.keys()]], before);
     const changes = mirror.apply({ ...frame, body: { create: { a: item, b: item } } });
     assert.deepEqual(changes.flatMap((change) => ("id" in change ? [[change.type, change.id]] : [])), [["created", "b"]]);
+  });
+}
+
+for (const uncounted of [7, "mail", {}, [7], [null], ["", ["mail"]]]) {
+  test(`malformed prefixes never enter the copy: ${JSON.stringify(uncounted)}`, async () => {
+    const item = { times: { created: 5 }, for_device: null, category: "mail", body: null };
+    const mirror = new Mirror();
+    assert.throws(() => mirror.apply({ welcome: { uncounted } }));
+    assert.throws(() => mirror.apply({ system: "gregor", sync: "full", cursor: "t-1", uncounted, body: { create: { a: item } } }));
+    assert.deepEqual([mirror.cursor, mirror.items.size, mirror.uncounted], [null, 0, []]);
+
+    const world = browser();
+    const tab = world.open();
+    await world.pass(2_000);
+    const [socket] = world.gateway.sockets;
+    socket!.onmessage!({ data: JSON.stringify({ welcome: { uncounted } }) });
+    world.gateway.createUnheard("good");
+    await world.pass(60_000);
+    assert.deepEqual([tab.ids, tab.client.badge, world.gateway.hellos.length], [["good"], 1, 2]);
+    assert.equal(tab.client.connection.status, "connected");
   });
 }
 

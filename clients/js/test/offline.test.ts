@@ -68,6 +68,16 @@ async function entriesOf(indexedDB: IDBFactory): Promise<unknown[]> {
   return entries;
 }
 
+/** Replaces members of the frame of the stored copy. */
+async function damageCopy(indexedDB: IDBFactory, damage: object): Promise<void> {
+  const [{ name }] = (await indexedDB.databases()) as [{ name: string }];
+  const database: IDBDatabase = await settled(indexedDB.open(name));
+  const copies = database.transaction("copy", "readwrite").objectStore("copy");
+  const copy: any = await settled(copies.get(0));
+  await settled(copies.put({ ...copy, frame: { ...copy.frame, ...damage } }, 0));
+  database.close();
+}
+
 const settled = <T>(request: IDBRequest<T>): Promise<T> =>
   new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
@@ -246,6 +256,31 @@ test("the outbox of a slow database is sent after the first sync", async () => {
   await waitUntil(() => ids(second).includes("a"), "the stored message is shown");
   await waitUntil(() => second.getState().outbox === 0, "the stored message is sent", 3_000);
 });
+
+for (const damage of [
+  { uncounted: 7 },
+  { uncounted: [7] },
+  { body: { create: { a: { category: "mail", times: { created: 5, remind_at: 7 }, for_device: null, body: null } } } },
+]) {
+  test(`a damaged copy in the storage is not shown: ${JSON.stringify(damage).slice(0, 70)}`, async () => {
+    const uid = someone();
+    const storage = { indexedDB: new IDBFactory() };
+    await gregor.send(uid, item("a"));
+    const first = client(uid, storage);
+    await first.ready;
+    await reload(first);
+    await damageCopy(storage.indexedDB, damage);
+
+    online = false;
+    const errors: Error[] = [];
+    const second = client(uid, storage, { transports: ["websocket"], onError: (error) => errors.push(error) });
+    await waitUntil(() => errors.some((error) => error instanceof TypeError), "the damage is reported");
+    assert.deepEqual([ids(second), second.badge, second.getState().loaded], [[], 0, false]);
+    goOnline();
+    await second.ready;
+    assert.deepEqual([ids(second), second.badge], [["a"], 1]);
+  });
+}
 
 test("sign-out deletes the stored copy", async () => {
   const uid = someone();

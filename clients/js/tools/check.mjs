@@ -11,7 +11,7 @@ import { packageFaults } from "./package_faults.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 /** Largest size of each entry point with all that it contains, in bytes after `gzip -9`. */
-const LIMITS = { index: 12_416, core: 8_256, react: 1_024, sw: 2_048, inbox: 8_192, "inbox-more": 4_608 };
+const LIMITS = { index: 12_416, core: 8_288, react: 1_024, sw: 2_048, inbox: 8_192, "inbox-more": 4_608 };
 const faults = [];
 
 const built = mkdtempSync(join(tmpdir(), "gregor-client-"));
