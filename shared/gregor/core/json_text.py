@@ -114,7 +114,8 @@ def decode_published(text: str | bytes) -> Any:
     """Return the value of a JSON text that Gregor wrote. The value can be encoded and sent again.
 
     RFC 8785 writes a double such as ``1e20`` with all its digits. ``decode_json`` refuses it in this form, because most
-    integers of this size lose digits in a double. Therefore such a number becomes a ``float`` here.
+    integers of this size lose digits in a double. Therefore such a number becomes a ``float`` here. Raises ValueError
+    if the text is malformed, or if an integer is too large for a double.
     """
     digits = _MANY_DIGITS if isinstance(text, bytes) else _MANY_DIGITS_OF_TEXT
     # A hook is called for each integer, hence only if one may be too large.
@@ -357,7 +358,10 @@ def _integer(digits: str) -> int | OutOfRange:
 
 def _published_integer(digits: str) -> int | float:
     number = int(digits)
-    return number if MIN_INTEGER <= number <= MAX_INTEGER else float(number)
+    try:
+        return number if MIN_INTEGER <= number <= MAX_INTEGER else float(number)
+    except OverflowError as error:  # 309 digits or more; int refuses more than 4,300 with ValueError
+        raise ValueError("a number is too large for a double") from error
 
 
 def _real(digits: str) -> float | OutOfRange:

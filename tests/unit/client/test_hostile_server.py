@@ -305,6 +305,7 @@ FRAMES = (
     '{"sync": "full", "cursor": "abcdef-1", "body": {"create": {"a": {"times": {"created": "x"}}}}}',
     '{"sync": "full", "cursor": "abcdef-1", "external": [7]}',
     '{"system": "gregor", "seq": "x", "body": {}}',
+    '{"system": "gregor", "seq": 9, "body": ' + "9" * 400 + "}",
     '{"system": "gregor", "seq": 9, "body": 7}',
     '{"system": "gregor", "seq": 9, "body": {"dismiss": {"ids": 7}}}',
     '{"system": "gregor", "seq": 9, "body": {"remind": {"a": []}}}',
