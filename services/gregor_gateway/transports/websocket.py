@@ -266,9 +266,14 @@ class WebSocketTransport(asyncio.Protocol):
             self._ignore_input()
         if not self._has_failed:
             self._abort_after(CLOSE_TIMEOUT_S)
+        if self._parser is not None:
+            # The limits of the connection end with it: a client could keep 1 MiB in memory for each join.
+            self._parser.max_bytes = EARLY_FRAME_BYTES
         if was_held:
             # The close frame of the client may be among the frames that waited for the token.
             self._feed(b"")
+        if self._parser is not None and self._parser.held_bytes > EARLY_FRAME_BYTES:
+            self._ignore_input()
 
     def confirmed(self) -> None:
         """See ``Transport.confirmed``: a WebSocket client gets an ``unchanged`` frame if it asked."""
@@ -445,6 +450,7 @@ class WebSocketTransport(asyncio.Protocol):
         and 7.1.7).
         """
         self._has_failed = True
+        self._parser = None
         self._abort_after(FAILED_CLOSE_TIMEOUT_S)
         if self._socket is not None and self._socket.can_write_eof():
             self._socket.write_eof()
@@ -459,7 +465,7 @@ class WebSocketTransport(asyncio.Protocol):
                     self._ignore_input()
             case Opcode.TEXT:
                 connection.receive(message.payload, message.tiny_fragments)
-                if self._parser is not None and not connection.is_greeting:
+                if self._parser is not None and not connection.is_greeting and not self._is_closing:
                     self._parser.max_bytes = MAX_FRAME_BYTES
             case Opcode.BINARY:
                 connection.close(CloseCode.BAD_PROTOCOL)
@@ -489,6 +495,7 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _detach(self) -> None:
         connection, self._connection = self._connection, None
+        self._parser = None
         if connection is not None:
             self._server.connections.discard(connection)
             connection.end()

@@ -129,6 +129,11 @@ class FrameParser:
         self._fragments: bytearray | None = None
         self._opcode = Opcode.TEXT
 
+    @property
+    def held_bytes(self) -> int:
+        """Size of the unfinished message: its fragments, and the part of a frame."""
+        return len(self._pending) + len(self._fragments or b"")
+
     def feed(self, data: bytes) -> Iterator[IncomingMessage]:
         """Yield the messages that ``data`` completes. If the caller stops early, the next call continues with the rest.
 

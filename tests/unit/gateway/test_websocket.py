@@ -8,7 +8,7 @@ import itertools
 import json
 import socket
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.limits import Limits
 from gregor.core.rate_limit import Bucket
 from gregor.net.connection_limits import ConnectionLimiter, ConnectionLimits
@@ -24,7 +25,7 @@ from gregor_gateway.protocol.client_frames import decode_frame
 from gregor_gateway.sessions.device_rates import DeviceRates
 from gregor_gateway.transports import websocket
 from gregor_gateway.transports.admin_port import AdminServer
-from gregor_gateway.transports.ws_frames import Opcode, encode, encode_close, unmask
+from gregor_gateway.transports.ws_frames import FrameParser, Opcode, encode, encode_close, unmask
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, open_gateway, settle
 from tests.unit.net.test_proxy_protocol import header
@@ -474,6 +475,51 @@ async def test_unanswered_close_aborts_after_10_seconds(gateway: Gateway) -> Non
     writer.close()
 
 
+def unfinished(first: int) -> bytes:
+    """Return most of a message of 1 MiB: ``first`` is the first byte of its frame."""
+    part = bytes([first, 0xFF]) + (900_000).to_bytes(8, "big") + bytes(4) + b"x" * 900_000
+    return part if first == 0x01 else part[:-5]
+
+
+@pytest.mark.parametrize("first", [0x01, 0x81], ids=["a fragment", "a part of a frame"])
+async def test_unfinished_message_is_dropped_at_the_close(gateway: Gateway, first: int) -> None:
+    """With one token, displaced connections kept 180 MB, because nine others could open meanwhile."""
+    hello = masked(b'{"hello":{}}')
+    reader, writer = await raw(gateway, head(**UPGRADE, Authorization=f"Bearer {gateway.token()}") + hello)
+    await reader.readuntil(b'"sync"')
+    (connection,) = gateway.sockets.connections
+    transport = cast("websocket.WebSocketTransport", connection.transport)
+    parser = cast("FrameParser", transport._parser)
+    writer.write(unfinished(first))
+    await wait_until(lambda: parser.held_bytes >= 899_995, "the unfinished message")
+
+    connection.close(CloseCode.SHUTDOWN)
+    async with asyncio.timeout(5):
+        assert (await reader.read()).endswith(encode_close(4001, "shutdown"))  # returns although the clock stands still
+    assert transport._parser is None
+    writer.write(unfinished(first))
+    gateway.pass_time(1.2)
+    await wait_until(lambda: not gateway.sockets.connections, "the end of the connection")
+    writer.close()
+
+
+@pytest.mark.parametrize("first", [0x01, 0x81], ids=["a fragment", "a part of a frame"])
+async def test_unfinished_message_after_a_close_is_not_kept(gateway: Gateway, first: int) -> None:
+    hello = masked(b'{"hello":{}}')
+    reader, writer = await raw(gateway, head(**UPGRADE, Authorization=f"Bearer {gateway.token()}") + hello)
+    await reader.readuntil(b'"sync"')
+    (connection,) = gateway.sockets.connections
+    writer.write(masked(b"no json"))
+    await reader.readuntil(encode_close(4503, "bad_protocol"))
+    assert not reader.at_eof()
+
+    writer.write(unfinished(first))
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""  # returns although the clock stands still
+    assert cast("websocket.WebSocketTransport", connection.transport)._parser is None
+    writer.close()
+
+
 async def test_unread_copy_of_a_client_that_closed_is_dropped_after_10_seconds(gateway: Gateway) -> None:
     """It has no limit otherwise: a client that reads a byte now and then would keep a copy for each join."""
     await gateway.create(*(f"i{n}" for n in range(60)), body="x" * 15_000)
@@ -489,9 +535,10 @@ async def test_unread_copy_of_a_client_that_closed_is_dropped_after_10_seconds(g
         kept.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         await loop.sock_sendall(opened, masked(b'{"hello":{}}'))
         await wait_until(lambda: kept.get_write_buffer_size() > 100_000, "the unread copy")
-        await loop.sock_sendall(opened, masked(b"", 0x88))
+        await loop.sock_sendall(opened, masked(b"{", 0x01) + masked(b"", 0x88))
         await wait_until(lambda: not gateway.sockets.connections, "the close frame")
         assert limiter.connections == 1
+        assert connection.transport._parser is None  # type: ignore[attr-defined]
         gateway.pass_time(10.2)
         await wait_until(lambda: not limiter.connections, "the end of the connection")
 
