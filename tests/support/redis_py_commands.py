@@ -72,6 +72,10 @@ class RedisPyCommands:
         """See ``RedisCommands.call``."""
         return self._issue(args, None)
 
+    def call_on_connection(self, *args: Argument) -> asyncio.Future[Any]:
+        """See ``RedisNode.call_on_connection``. The connection never ends."""
+        return self.call(*args)
+
     def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
         """See ``RedisCommands.evalsha``."""
         return self._issue(("EVALSHA", script.sha, len(keys), *keys, *args), script)

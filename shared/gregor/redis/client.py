@@ -44,6 +44,10 @@ class _PendingScript(asyncio.Future[Any]):
     load: asyncio.Future[Any] | None
 
 
+class _ConnectionCall(asyncio.Future[Any]):
+    """A command without a reply yet that ends with its connection, although it was not written."""
+
+
 class _Batch:
     """Commands issued together. It takes the place of each of them in the queue and collects their replies in order."""
 
@@ -205,6 +209,15 @@ class RedisClient:
         self._enqueue(future, (packed,))
         return future
 
+    def call_on_connection(self, *args: Argument) -> asyncio.Future[Any]:
+        """See ``RedisNode.call_on_connection``."""
+        future = _ConnectionCall(loop=self._loop)
+        if self.connected:
+            self._enqueue(future, (pack(args),))
+        else:
+            future.set_exception(RedisUnavailable(self._down_reason))
+        return future
+
     def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
         """See ``RedisCommands.evalsha``. A script that does not compile fails with the server's ``ReplyError``."""
         return self.run((script, pack_script(script.sha, keys, args)))
@@ -283,6 +296,9 @@ class RedisClient:
         message = f"{self.address} {reason}; it is unknown whether the command was executed"
         for _ in range(len(self._in_flight) - len(self._unsent)):
             _fail(self._in_flight.popleft(), RedisConnectionLost(message))
+        for future in self._in_flight:
+            if isinstance(future, _ConnectionCall):
+                _fail(future, RedisUnavailable(f"{self.address} {reason}"))
         if self._closed:
             return
         _log.warning("redis.disconnected server=%s reason=%s", self.address, reason)

@@ -63,6 +63,13 @@ class RedisNode(Protocol):
         """Issue a command without a key on this server, such as PING, INFO or TIME; see ``RedisCommands.call``."""
         ...
 
+    def call_on_connection(self, *args: Argument) -> asyncio.Future[Any]:
+        """Issue a command that is sent over the present connection or not at all: a later one may reach another server.
+
+        The future ends as that of ``call``, also with the ``ReplyError`` of a server that does not own the key.
+        """
+        ...
+
 
 class KeyGroup(NamedTuple):
     """Keys of one node. ``node`` is ``None`` if no known server owns their slots now.

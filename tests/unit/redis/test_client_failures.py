@@ -65,6 +65,29 @@ async def test_calls_wait_for_a_restarting_server(server: Server) -> None:
         assert client.reconnections == 1
 
 
+async def test_call_on_a_connection_does_not_wait_for_the_next_one(server: Server) -> None:
+    """The next connection may lead to another server, which was promoted meanwhile."""
+    async with open_client(server.url, max_wait_s=10) as client:
+        assert await client.call_on_connection("ECHO", "a") == b"a"
+        server.suspend()
+        written = client.call("SET", "k", b"x" * 20_000_000)
+        await wait_until(lambda: client._is_paused, "the server does not read")
+        unwritten, waiting = client.call_on_connection("ECHO", "b"), client.call("ECHO", "c")
+
+        server.kill()
+        with pytest.raises(RedisConnectionLost):
+            await written
+        with pytest.raises(RedisUnavailable) as refused:
+            await client.call_on_connection("ECHO", "d")
+        assert not isinstance(refused.value, RedisConnectionLost)
+        server.start()
+
+        assert await waiting == b"c"
+        with pytest.raises(RedisUnavailable) as refused:
+            await unwritten
+        assert not isinstance(refused.value, RedisConnectionLost), "it was not executed"
+
+
 async def test_age_of_the_connection_begins_again_with_a_reconnect(server: Server) -> None:
     async with open_client(server.url, max_wait_s=10) as client:
         await wait_until(lambda: client.connected_for_s > 0.3, "the connection has an age")

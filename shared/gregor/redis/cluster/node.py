@@ -231,6 +231,10 @@ class ClusterNode:
             self.send(command)
         return future
 
+    def call_on_connection(self, *args: Argument) -> asyncio.Future[Any]:
+        """See ``RedisNode.call_on_connection``. A ``ConnectionCommand`` is never repeated."""
+        return self.call(*args)
+
     def send(self, command: Command, *, asking: bool = False) -> None:
         """See ``Outlet.send``."""
         if asking:

@@ -11,6 +11,7 @@ from gregor.core.items.sync import LiveItem
 from gregor.core.limits import Limits
 from gregor.core.messages.model import BY_BACKEND, Sender
 from gregor.redis.commands import RedisCommands, Script
+from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.reads import call_each_node
 from gregor.store.contract.agenda import (
     MOST_TRACES,
@@ -26,7 +27,7 @@ from gregor.store.contract.agenda import (
 from gregor.store.contract.devices import revoked_token
 from gregor.store.documents import check_document
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import result_of, results_of, results_of_reached
+from gregor.store.redis.errors import result_of, result_or_raise, results_of, results_of_reached
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.replication import Incarnation
 from gregor.store.redis.users.record_codec import (
@@ -40,6 +41,8 @@ from gregor.store.redis.users.record_codec import (
     record_kind,
 )
 
+_NOT_EXECUTED: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN", "NOSCRIPT")
+"""Codes of replies of a server that does not own a user now, or has lost its scripts."""
 _KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKind.FORGET, b"e": WorkKind.FORGET}
 
 
@@ -140,21 +143,35 @@ class RedisAgenda:
         server: object = None,
     ) -> None:
         """See ``Agenda.complete``."""
-        if server is not None and not self._is_connected_to(server, uid):
-            done = ()
         keys = self._keys.of_user(uid)
+        names = (keys.agenda, keys.due, keys.later, keys.state)
         arguments: list[bytes | str] = [uid, str(lease_until_us), str(retry_us), str(len(postponed)), str(now_us)]
         arguments += (work.entry for work in postponed)
+        removals: list[bytes | str] = []
         for each in done:
-            arguments += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
-        await result_of(
-            self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.state), arguments)
-        )
+            removals += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
+        if server is not None and removals:
+            if await self._is_completed_on(server, names, [*arguments, *removals]):
+                return
+            removals = []
+        await result_of(self._connection.evalsha(self._settle, names, [*arguments, *removals]))
 
-    def _is_connected_to(self, server: object, uid: str) -> bool:
-        """Return whether a command would be written now, on the connection of this mark."""
-        now = self.server_of(uid)
-        return isinstance(now, Incarnation) and now == server and now.node.connected
+    async def _is_completed_on(self, server: object, names: Sequence[str], arguments: Sequence[bytes | str]) -> bool:
+        """Complete the work on the server of this mark. Returns whether that server executed it.
+
+        A server that was deposed, but keeps its connections, answers with the address of the promoted one.
+        """
+        if not isinstance(server, Incarnation) or Incarnation.of(server.node) != server:
+            return False
+        try:
+            await server.node.call_on_connection("EVALSHA", self._settle.sha, len(names), *names, *arguments)
+        except RedisUnavailable:
+            return False
+        except ReplyError as error:
+            if error.code not in _NOT_EXECUTED:
+                result_or_raise(error)
+            return False
+        return True
 
     # ---- items for mails and aggregation
 
