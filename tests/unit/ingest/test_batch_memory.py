@@ -3,12 +3,16 @@
 import asyncio
 import json
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
-from gregor.core.limits import MIB
+from gregor.core.limits import MIB, Limits
+from gregor.core.messages.model import Commit
+from gregor.reference.store import MemoryStore
+from gregor.reference.store.users import MemoryUsers
+from gregor_ingest.routes.messages.batch_body import read_array
 from tests.support.api import NDJSON, Api, code_of
 from tests.support.wait import wait_until
 
@@ -177,3 +181,58 @@ async def test_line_without_an_end_is_dropped_above_the_longest_one(api: Api) ->
 
     status, body = await client.finish()
     assert (status, decoded(KINDS[1], body)[0]["problem"]["code"]) == (200, "message_too_large")
+
+
+class HeldUsers(MemoryUsers):
+    """Users whose commits wait until they are released. Counts the commits that wait."""
+
+    def __init__(self, other: MemoryUsers) -> None:
+        self.__dict__.update(other.__dict__)
+        self.released = asyncio.Event()
+        self.waiting = 0
+
+    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Any]:
+        self.waiting += 1
+        await self.released.wait()
+        return await super().commit_many(commits)
+
+
+@pytest.mark.parametrize(("bytes_each", "decoded_at_once"), [(MIB - 2, 2), (20_000, 6)])
+async def test_decoded_arrays_of_a_key_are_bounded(bytes_each: int, decoded_at_once: int) -> None:
+    """A decoded array takes up to 17 times its size. Short arrays do not wait for each other."""
+    store = MemoryStore(Limits())
+    users = store._users = HeldUsers(store.users)
+    async with Api(store, max_batch_bytes=MIB) as api:
+        line = encoded(KINDS[0], [{"uid": "bob", "system": "kbfs", "body": 1}])
+        tokens = [await api.make_key("ingest", rate=100), await api.make_key("ingest", rate=100)]
+        clients = [Client(api, tokens[0], KINDS[0]) for _ in range(6)] + [Client(api, tokens[1], KINDS[0])]
+        for client in clients:
+            client.put(line[:-1] + b" " * (bytes_each - len(line)) + b"]", more=False)
+        await wait_until(lambda: users.waiting == decoded_at_once + 1, "some arrays of one key, and that of the other")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert users.waiting == decoded_at_once + 1
+
+        users.released.set()
+        assert {status for status, _ in [await client.finish() for client in clients]} == {200}
+
+
+async def test_array_in_tiny_parts_takes_little_memory() -> None:
+    parts, held = [(b"[ ", False)] * 100_000, 0
+
+    def hold(size: int) -> None:
+        nonlocal held
+        held = size
+
+    async def source() -> AsyncIterator[tuple[bytes, bool]]:
+        for part in parts:
+            yield bytes(bytearray(part[0])), part[1]  # a copy, as from a socket
+
+    tracemalloc.start()
+    try:
+        body = await read_array(source(), hold)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(body), held) == (200_000, 200_000)
+    assert peak < 4 * len(body)

@@ -65,15 +65,17 @@ class SendMessages:
         with self._memory.of(actor, max_bytes) as hold:
             if kind == JSON:
                 raw = await read_array(source, hold)
-                await context.authorizer.confirm(scope)
-                await self._respond_to_array(raw, reader, submission, scope, send)
+                async with self._memory.decoding(actor, len(raw), max_bytes):
+                    await context.authorizer.confirm(scope)
+                    entries = await self._process_array(raw, reader, submission, scope)
+                await respond_with_array(send, entries)
             else:
                 groups = read_lines(source, hold, context.limits.message_bytes + MAX_UIDS_BYTES)
                 await _NdjsonBatch(context, submission, reader, scope, send).run(groups)
 
-    async def _respond_to_array(
-        self, raw: bytes, reader: LineReader, submission: BatchSubmission, scope: Scope, send: Send
-    ) -> None:
+    async def _process_array(
+        self, raw: bytes, reader: LineReader, submission: BatchSubmission, scope: Scope
+    ) -> list[BatchEntry]:
         context, actor = self._context, submission.limiter.actor
         max_lines, _ = batch_limits(actor, context)
         lines = _split_array(raw, max_lines)
@@ -89,7 +91,9 @@ class SendMessages:
             chunk = entries[start : start + CHUNK_ENTRIES]
             await submission.submit(chunk, is_first=start == 0)
             await _audit_resets(chunk, actor, scope, context)
-        await respond_with_array(send, entries)
+            for entry in chunk:
+                entry.release()
+        return entries
 
 
 # --- NDJSON

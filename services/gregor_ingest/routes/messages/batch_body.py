@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeAlias
 
 from gregor.core.rate_limit import rate_limited
@@ -20,6 +21,11 @@ Hold: TypeAlias = Callable[[int], None]
 
 MAX_FULL_BODIES: Final = 16
 """Bodies of batches of one caller that a process keeps in memory, if each is as long as possible."""
+MAX_DECODED_BODIES: Final = 2
+"""JSON arrays of one caller that a process has decoded at once, if each is as long as possible; of short ones, more.
+
+An array of 8 MiB takes up to 140 MB when it is decoded, if it consists of empty lists.
+"""
 RETRY_S: Final = 1.0
 
 
@@ -28,12 +34,29 @@ class BodyMemory:
 
     def __init__(self) -> None:
         self._bytes: Counter[str | None] = Counter()
+        self._decoded_bytes: Counter[str | None] = Counter()
+        self._has_room = asyncio.Event()
+
+    @asynccontextmanager
+    async def decoding(self, actor: Actor, size: int, max_bytes: int) -> AsyncIterator[None]:
+        """Wait until an array of ``size`` bytes may be decoded; the end of the context releases its room."""
+        owner, decoded = _owner(actor), self._decoded_bytes
+        while decoded[owner] and decoded[owner] + size > MAX_DECODED_BODIES * max_bytes:
+            await self._has_room.wait()
+        decoded[owner] += size
+        try:
+            yield
+        finally:
+            decoded[owner] -= size
+            if not decoded[owner]:
+                del decoded[owner]
+            self._has_room.set()
+            self._has_room = asyncio.Event()
 
     @contextmanager
     def of(self, actor: Actor, max_bytes: int) -> Iterator[Hold]:
         """Count the body of a request until it is done. ``max_bytes``: the longest body of this caller."""
-        owner = actor.key_id if actor.caller is None else f"{actor.caller.uid}/{actor.caller.device}"
-        held = 0
+        owner, held = _owner(actor), 0
 
         def hold(size: int) -> None:
             nonlocal held
@@ -50,15 +73,17 @@ class BodyMemory:
                 del self._bytes[owner]
 
 
+def _owner(actor: Actor) -> str | None:
+    return actor.key_id if actor.caller is None else f"{actor.caller.uid}/{actor.caller.device}"
+
+
 async def read_array(source: AsyncIterator[tuple[bytes, bool]], hold: Hold) -> bytes:
     """Return the whole body."""
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()  # not the parts: a body may arrive in parts of two bytes
     async for chunk, _ in source:
-        size += len(chunk)
-        hold(size)
-        chunks.append(chunk)
-    return b"".join(chunks)
+        body += chunk
+        hold(len(body))
+    return bytes(body)
 
 
 class _UnfinishedLine:

@@ -75,6 +75,10 @@ class BatchEntry(msgspec.Struct):
             return encode_receipt(result, self.view, self.work.external is not None)
         return result if isinstance(result, bytes) else None
 
+    def release(self) -> None:
+        """Keep only the result: the message takes more memory, and the client may read slowly."""
+        self.result, self.work, self.view = self.receipt or self.result, None, None
+
     def require_replicas(self, replicas: int, required: int) -> None:
         """Add the number of replicas to the receipt, or replace it by ``not_replicated`` if they are too few."""
         receipt = self.receipt
