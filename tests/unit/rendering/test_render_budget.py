@@ -79,11 +79,11 @@ def cpu_seconds(expression: str) -> float:
 
 
 def assert_bounded(expression: str) -> None:
-    """Check that one of three renderings takes at most 0.25 s of a core that computes the reference in 0.001 s.
+    """Check that one of three renderings takes at most 0.5 s of a core that computes the reference in 0.001 s.
 
     Most take less than 0.1 s. Without the budget, a rendering takes seconds.
     """
-    assert any(cpu_seconds(expression) < 250 * reference_s() for _ in range(3)), expression
+    assert any(cpu_seconds(expression) < 500 * reference_s() for _ in range(3)), expression
 
 
 @pytest.mark.parametrize("name", sorted(name for name in FILTERS if not name.startswith(" ")))
@@ -137,7 +137,7 @@ def test_expensive_operation_within_a_filter_or_loop_is_stopped(source: str) -> 
             template.render({"body": OPERANDS})
         return time.thread_time() - began
 
-    assert any(cpu_seconds() < 250 * reference_s() for _ in range(2))
+    assert any(cpu_seconds() < 500 * reference_s() for _ in range(2))
 
 
 @pytest.mark.parametrize(
