@@ -9,16 +9,14 @@ import ipaddress
 import re
 import socket
 import ssl
-import threading
 from collections.abc import Container, Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpcore
 
+from .outgoing.lookups import Lookups
 from .public_addresses import is_public
 
 RESOLVE_TIMEOUT_S: Final = 10.0
@@ -120,7 +118,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         """`fixed_hosts`: the few hosts that no device can choose; `MAX_LOOKUPS` does not limit their lookups."""
         self._private_places, self._fixed_hosts = private_places, fixed_hosts
         self._inner = httpcore.AnyIOBackend()
-        self._lookups: dict[tuple[str, int], asyncio.Future[list[Any]]] = {}
+        self._lookups = Lookups()
 
     async def connect_tcp(
         self,
@@ -148,9 +146,10 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
     async def _public_address(self, host: str, port: int) -> str:
+        most = None if host in self._fixed_hosts else MAX_LOOKUPS
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-                found = await asyncio.shield(self._lookup(host, port))
+                found = await self._lookups.find(host, port, most, socket.AF_UNSPEC, socket.SOCK_STREAM)
         except UnicodeError as error:  # from the IDNA codec, for a label that is empty or too long
             raise AddressNotPublic(f"{host} is not a valid host name") from error
         except (OSError, RuntimeError) as error:  # a timeout; RuntimeError: no thread can be started
@@ -159,35 +158,6 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             if is_public(str(place[0])):
                 return str(place[0])
         raise AddressNotPublic(f"{host} has no public address")
-
-    def _lookup(self, host: str, port: int) -> asyncio.Future[list[Any]]:
-        """Return the lookup of a name that is under way, or start one: a silent name server holds one thread.
-
-        Raises OSError if too many are under way.
-        """
-        name = (host, port)
-        lookup = self._lookups.get(name)
-        if lookup is None:
-            if len(self._lookups) >= MAX_LOOKUPS and host not in self._fixed_hosts:
-                raise OSError("too many lookups")
-            found = Future[list[Any]]()
-            # No executor: other lookups, and the end of the process, would wait for its threads.
-            threading.Thread(target=_resolve, args=(host, port, found), name="resolver", daemon=True).start()
-            lookup = self._lookups[name] = asyncio.wrap_future(found)
-            lookup.add_done_callback(partial(self._end_lookup, name))
-        return lookup
-
-    def _end_lookup(self, name: tuple[str, int], lookup: asyncio.Future[list[Any]]) -> None:
-        del self._lookups[name]
-        if not lookup.cancelled():
-            lookup.exception()  # all requests that waited for it may have been cancelled
-
-
-def _resolve(host: str, port: int, found: Future[list[Any]]) -> None:
-    try:
-        found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    except Exception as error:
-        found.set_exception(error)
 
 
 def _address_of(host: str) -> str | None:

@@ -25,6 +25,7 @@ from gregor.metrics.process import Metrics
 from gregor.net import service_manager
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import ConnectionLimiter
+from gregor.net.outgoing.lookups import ServiceLoop
 from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.store import Unavailable
 from gregor.telemetry import configure_logging
@@ -63,7 +64,7 @@ def run(service: str, serve: Callable[[LiveSettings], Coroutine[Any, Any, None]]
     if reason := unpatched_python(sys.version_info[:3]):
         log.warning("python.unpatched", reason=reason, fix=PYTHON_FIX)
     try:
-        uvloop.run(_serve(serve, LiveSettings(settings)))
+        uvloop.run(_serve(serve, LiveSettings(settings)), loop_factory=ServiceLoop)
     except Problem as problem:
         sys.exit(f"gregor {service}: GREGOR_CATEGORIES: {problem.detail}")
     except (RedisUnavailable, Unavailable) as error:
