@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gregor.core.items.read_cost import listing_weight
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
@@ -366,6 +367,18 @@ async def test_long_bodies_take_more_of_the_rate(method: str, path: str, size: i
     assert limits_of(first)["requests"][2] == 1
     assert (first.json()["code"], again.json()["code"]) == ("malformed_json", "rate_limited")
     assert "ratelimit" not in by_key.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/deliveries/dead", "/v1/contact/suppressions"])
+async def test_long_pages_of_operators_take_more(api: Api, path: str) -> None:
+    key = await api.make_key("deliveries", rate=50)
+
+    left = []
+    for limit in (50, 1_000):
+        api.clock.advance(60)
+        left.append(limits_of(await api.call("GET", f"{path}?limit={limit}", key))["requests"][2])
+
+    assert left[0] - left[1] == listing_weight(1_000) - listing_weight(50) > 10
 
 
 async def test_long_lists_of_delayed_messages_take_more(api: Api) -> None:

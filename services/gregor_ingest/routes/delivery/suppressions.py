@@ -8,9 +8,10 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request, Response
 
 from gregor.core.errors import Problem, field_problem
+from gregor.core.items.read_cost import listing_weight
 from gregor.core.notify.email_address import parse_mailbox
 from gregor.store.contract.suppressions import Suppression, hash_of
-from gregor_ingest.guarded_route import Context, GuardedRoute, add_audit_target
+from gregor_ingest.guarded_route import Context, CurrentReadLimiter, GuardedRoute, add_audit_target
 from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, invalid_before, next_link
 from gregor_ingest.request import BODY_ERRORS, read_model
 from gregor_ingest.responses import documented, json_response, request_body
@@ -40,11 +41,14 @@ _BEFORE: Final = re.compile(r"(\d{1,17})\.([0-9a-f]{64})\Z")
 async def list_suppressions(
     request: Request,
     context: Context,
+    limiter: CurrentReadLimiter,
     before: Annotated[str | None, Query(description=BEFORE_DESCRIPTION, min_length=1)] = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> Response:
     """Return suppressed addresses with reason and time. They are kept until they are released."""
-    found = await context.store.suppressions.listed(_parse_before(before), limit + 1)
+    place = _parse_before(before)
+    await limiter.charge(listing_weight(limit))
+    found = await context.store.suppressions.listed(place, limit + 1)
     page, headers = found[:limit], None
     if len(found) > limit:
         at_us, name = page[-1].position
