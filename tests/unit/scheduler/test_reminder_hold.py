@@ -37,6 +37,9 @@ class Node:
     def call(self, *args: object) -> asyncio.Future[object]:
         raise NotImplementedError
 
+    def call_on_connection(self, *args: object) -> asyncio.Future[object]:
+        raise NotImplementedError
+
 
 @pytest.fixture
 def node(harness: SchedulerHarness) -> Node:
