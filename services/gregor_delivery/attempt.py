@@ -57,7 +57,7 @@ BUSY_RETRY_S: Final = 1.0
 STORE_RETRY_S: Final = 0.5
 """Pause between attempts to write a verdict while the store is unavailable."""
 FORGET_RETRY_S: Final = 30.0
-"""Shortest pause of a message whose recipient is gone, but could not be deleted because the store was unavailable."""
+"""Shortest pause before a message is sent again because its dead recipient could not be deleted."""
 INTERNAL_ERROR_RETRY_S: Final = 30.0
 """Pause after an attempt that failed with an exception of ours."""
 DEFAULT_USER_RATE: Final = 10.0
@@ -479,8 +479,8 @@ async def _forget_recipient(
 ) -> Verdict:
     """Delete a token or address that the provider reports as gone. Returns the verdict to record.
 
-    If the store is unavailable, the message is retried: it was not shown, and a later verdict deletes the recipient. To
-    wait for the store would hold a place that other users need: only the shard of this recipient may be unavailable.
+    If the store is unavailable, the message is retried: it was not shown, and a later verdict deletes the recipient.
+    Waiting for the store would hold a place that other users need: perhaps only this shard is unavailable.
     """
     try:
         outcome = await on_gone(gone)

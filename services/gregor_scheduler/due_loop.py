@@ -268,7 +268,7 @@ class DueLoop:
             del self._leases[uid]
 
     async def _execute_due_work(self, uid: str, lease_until_us: int) -> None:
-        # Work whose effects a failover may have lost is not completed, but executed again.
+        # If the server is replaced meanwhile, the work is executed again: a failover may have lost its effects.
         server = self._agenda.server_of(uid)
         now_us = self._clock.now_us()
         outcome = DueOutcome(slow_at_s=self._clock.monotonic() + SLOW_TURN_S)
@@ -283,8 +283,7 @@ class DueLoop:
         lease_until_us = self._leases[uid]
         retry_us = outcome.retry_us or lease_until_us
         now_us = self._clock.now_us()
-        done, postponed = outcome.completed, outcome.postponed
-        await self._agenda.complete(uid, lease_until_us, done, postponed, retry_us, now_us, server)
+        await self._agenda.complete(uid, lease_until_us, outcome.completed, outcome.postponed, retry_us, now_us, server)
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

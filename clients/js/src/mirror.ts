@@ -47,8 +47,8 @@ export class Mirror {
   apply(frame: Frame): Change[] {
     const changes: Change[] = [];
     // These calls throw if the cursor, a category or a prefix is not a string, if an item has no times, or if its reminders
-    // are not an array. They come before the first change, so a malformed frame changes nothing. With such a value, every
-    // later read of the state would throw.
+    // are not an array of numbers. They come before the first change, so a malformed frame changes nothing. A stored value
+    // of a wrong type would make every later read of the state throw.
     tagOf(frame.cursor ?? "");
     const uncounted: readonly string[] = (frame.welcome ?? frame).uncounted ?? this.uncounted;
     uncounted.map((prefix) => prefix.startsWith(""));

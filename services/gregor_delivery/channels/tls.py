@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 MAX_TLS_OVERHEAD: Final = 32_768
 """Encrypted bytes that a peer may send in the handshake, and again after it without content.
 
-A relay that asks for client certificates may list its 150 authorities in the handshake, with 16 KiB. In 32 KiB fit 60
-hostile certificates, which block the event loop for 17 s (see `MAX_HANDSHAKE_WORK`).
-OpenSSL takes 16 µs for a key update of 27 bytes. An incomplete record counts, too, until it is complete: up to 16 KiB.
+A relay that asks for client certificates may list its 150 authorities in the handshake, which takes 16 KiB. Hostile
+certificates fit in, too: 60 of them block the event loop for 17 s (see `MAX_HANDSHAKE_WORK`). OpenSSL takes 16 µs for a
+key update of 27 bytes. An incomplete record of up to 16 KiB counts until it is complete.
 """
 WRITE_OVERHEAD: Final = 64
 """Bytes of overhead that each write allows in addition to its own length. A short reply has 22 to 85."""

@@ -30,10 +30,10 @@ class SendNow:
     expires_us: int | None = None
     """Wall clock after which the message is useless; `None`: never."""
     on_gone: Callable[[RecipientGone], Awaitable[bool | Retry]] | None = None
-    """Deletes a token or address that the provider reports as dead; returns whether there was one to delete.
+    """Deletes a token or address that the provider reports as dead. Returns whether there was one to delete.
 
-    If another address has replaced this one, it returns a `Retry`, which replaces the verdict: the message is sent
-    again. After `Unavailable`, too."""
+    If another address has replaced it, returns a `Retry`, which becomes the verdict: the message is sent again. If it
+    raises `Unavailable`, the message is sent again, too."""
     permit: Permit | None = None
     """Permit of the endpoint's circuit breaker, in addition to the permit of the channel's."""
     is_separate: bool = False

@@ -44,7 +44,7 @@ class AdminPort(asyncio.Protocol):
         """Count the connection, and start the timeout of the request. Above a limit the connection gets no answer."""
         self._socket = cast("asyncio.Transport", transport)
         process, peer = self._limiter.open(), peer_of(transport)
-        if is_reset(transport):  # after `peer_of`
+        if is_reset(transport):  # checked after `peer_of`
             self._context.count_refusal(RESET)
             self._socket.abort()
             return

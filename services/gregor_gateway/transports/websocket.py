@@ -157,7 +157,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._peer = peer_of(socket)
         self._awaits_header = admission.awaits_proxy_header(self._peer)
         is_admitted = admission.open()
-        if is_reset(socket):  # after `peer_of`
+        if is_reset(socket):  # checked after `peer_of`
             admission.refuse_reset()
             self._is_closing = True
             self._abort()
@@ -267,7 +267,7 @@ class WebSocketTransport(asyncio.Protocol):
         if not self._has_failed:
             self._abort_after(CLOSE_TIMEOUT_S)
         if self._parser is not None:
-            # The limits of the connection end with it: a client could keep 1 MiB in memory for each join.
+            # A closed connection counts for no limit: without this bound, a client could keep 1 MiB for each join.
             self._parser.max_bytes = EARLY_FRAME_BYTES
         if was_held:
             # The close frame of the client may be among the frames that waited for the token.
@@ -488,7 +488,7 @@ class WebSocketTransport(asyncio.Protocol):
             self._socket.write(encode_close(CloseCode.NORMAL if code == CloseCode.NO_STATUS else code, ""))
         if self._socket is not None:
             if self._socket.get_write_buffer_size():
-                # The limits of the connection end with it: a client could keep an unread copy in memory for each join.
+                # A closed connection counts for no limit: a client could keep an unread copy in memory for each join.
                 self._abort_after(CLOSE_TIMEOUT_S)
             self._socket.close()
         self._detach()

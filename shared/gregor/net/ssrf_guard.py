@@ -146,10 +146,10 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
     async def _public_address(self, host: str, port: int) -> str:
-        most = None if host in self._fixed_hosts else MAX_LOOKUPS
+        max_lookups = None if host in self._fixed_hosts else MAX_LOOKUPS
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-                found = await self._lookups.find(host, port, most, socket.AF_UNSPEC, socket.SOCK_STREAM)
+                found = await self._lookups.find(host, port, max_lookups, socket.AF_UNSPEC, socket.SOCK_STREAM)
         except UnicodeError as error:  # from the IDNA codec, for a label that is empty or too long
             raise AddressNotPublic(f"{host} is not a valid host name") from error
         except (OSError, RuntimeError) as error:  # a timeout; RuntimeError: no thread can be started

@@ -64,9 +64,10 @@ class RedisNode(Protocol):
         ...
 
     def call_on_connection(self, *args: Argument) -> asyncio.Future[Any]:
-        """Issue a command that is sent over the present connection or not at all: a later one may reach another server.
+        """Issue a command over the current connection only: after a reconnect, it could reach another server.
 
-        The future ends as that of ``call``, also with the ``ReplyError`` of a server that does not own the key.
+        The future ends as that of ``call``, or with the ``ReplyError`` of a server that does not own the key. Without a
+        connection, or if it ends before the reply, it fails with ``RedisUnavailable``.
         """
         ...
 

@@ -19,6 +19,7 @@ from .budget import CHARS_PER_STEP, CONTAINERS, RenderBudget
 _MAX_LISTED: Final = 20_000  # more values than the largest allowed body has
 _MAX_DIGITS: Final = 15
 _CHARS_PER_REFERENCE: Final = 8
+"""Characters that cost as much to copy as one reference of a list."""
 _SCALARS: Final = (str, int, float)
 _DATE_PARTS: Final = re.compile(r"%[aAbBdHIjmMpSyYZ%]")
 
@@ -227,9 +228,11 @@ def _concat(context: Context, *parts: Any) -> str:
 @pass_context
 def _sliced(context: Context, value: Any) -> Any:
     """Charge for the copy that a slice has made, and return it."""
-    chars = (
-        len(value) if isinstance(value, str) else _CHARS_PER_REFERENCE * len(value) if isinstance(value, list) else 0
-    )
+    chars = 0
+    if isinstance(value, str):
+        chars = len(value)
+    elif isinstance(value, list):
+        chars = _CHARS_PER_REFERENCE * len(value)
     context.parent[RenderBudget.NAME].charge(chars // CHARS_PER_STEP)
     return value
 

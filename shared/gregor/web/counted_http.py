@@ -54,7 +54,7 @@ class CountedHttpProtocol(LimitedHttpProtocol):
         """Count the connection, and refuse it above a limit or if its peer is unknown after a reset."""
         super().connection_made(transport)
         process, peer = self.admission.limiter.open(), peer_of(transport)
-        # After `peer_of` and after uvicorn has set `client`: neither has missed an address then.
+        # Checked last: a reset before this line is seen, so `peer_of` and uvicorn have read the real address.
         if is_reset(transport):
             self.admission.count_refusal(RESET)
             self._is_rejected = True

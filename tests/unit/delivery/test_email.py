@@ -294,7 +294,7 @@ async def test_failure_after_the_mail_is_unknown(harness: MailChannelHarness, fa
         ("MAIL", "250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n354 Go on\r\n", "RCPT"),
         ("RCPT", "354 Go on\r\n", "DATA"),
         ("RCPT", "3", "DATA"),
-        ("DATA", "250 2.0.0 Ok: queued as SURPLUS\r\n", "DATA"),
+        ("DATA", "250 2.0.0 Ok: queued as UNSOLICITED\r\n", "DATA"),
     ],
 )
 async def test_unsolicited_reply_ends_a_mail_before_it_is_written(

@@ -17,7 +17,7 @@ from tests.support.api import NDJSON, Api, code_of
 from tests.support.wait import wait_until
 
 PATH = "/v1/messages"
-AS_ABOVE = "The line has the error of its first entry: see its detail and errors."
+SAME_ERROR = "Same error as the first entry of this line, which has its detail and errors."
 KINDS = ["application/json", "application/x-ndjson"]
 
 
@@ -75,7 +75,7 @@ async def test_long_errors_of_a_line_are_sent_once(api: Api, kind: str) -> None:
         assert len(first["problem"]["errors"]) == 20
         same = {name: first["problem"][name] for name in ("type", "title", "status", "code")}
         for entry in others:
-            assert entry["problem"] == same | {"detail": AS_ABOVE}
+            assert entry["problem"] == same | {"detail": SAME_ERROR}
     assert len(answer.content) < 10 * len(body)
 
 

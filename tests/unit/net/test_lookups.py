@@ -70,7 +70,7 @@ def test_results_and_errors_are_those_of_the_system(monkeypatch: pytest.MonkeyPa
         with pytest.raises(UnicodeError):
             await loop.getaddrinfo("a" * 64 + ".example", 443)
         assert await loop.getaddrinfo(b"127.0.0.1", 443)
-        monkeypatch.setattr(lookups, "MAX_LOOKUPS", 0)
+        monkeypatch.setattr(lookups, "MAX_SERVICE_LOOKUPS", 0)
         with pytest.raises(OSError, match="too many lookups"):
             await loop.getaddrinfo("localhost", 443)
         return found

@@ -19,7 +19,7 @@ from .pool import SmtpConnection
 from .responses import SERVICE_CLOSING, SmtpStep, accepted, is_relay_denied, rejected
 
 _CONNECTION_ERRORS: Final = (aiosmtplib.SMTPException, OSError)
-_SURPLUS_REPLY: Final = "the relay sent a reply without a command"
+_UNSOLICITED_REPLY: Final = "the relay sent a reply without a command"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ async def _command(
         raise _Failed(_unanswered(f"{step.value}: the deadline has passed"), is_reusable=False)
     if connection.has_unsolicited_reply:
         connection.smtp.close()
-        raise _Failed(_unanswered(f"{step.value}: {_SURPLUS_REPLY}"), is_reusable=False)
+        raise _Failed(_unanswered(f"{step.value}: {_UNSOLICITED_REPLY}"), is_reusable=False)
     try:
         code, text = await connection.smtp.execute_command(*words, timeout=left_s)
     except _CONNECTION_ERRORS as error:
@@ -139,7 +139,7 @@ async def _write_mail(connection: SmtpConnection, envelope: Envelope, timeout_s:
     if protocol is None:
         return _unanswered("DATA: the connection was lost"), False
     if connection.has_unsolicited_reply:
-        return _unanswered(f"DATA: {_SURPLUS_REPLY}"), False
+        return _unanswered(f"DATA: {_UNSOLICITED_REPLY}"), False
     try:
         protocol.write(envelope.content)
     except _CONNECTION_ERRORS as error:

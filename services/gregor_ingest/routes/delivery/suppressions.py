@@ -46,9 +46,9 @@ async def list_suppressions(
     limit: Limit = DEFAULT_LIMIT,
 ) -> Response:
     """Return suppressed addresses with reason and time. They are kept until they are released."""
-    place = _parse_before(before)
+    position = _parse_before(before)
     await limiter.charge(listing_weight(limit))
-    found = await context.store.suppressions.listed(place, limit + 1)
+    found = await context.store.suppressions.listed(position, limit + 1)
     page, headers = found[:limit], None
     if len(found) > limit:
         at_us, name = page[-1].position

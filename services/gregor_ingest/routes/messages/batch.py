@@ -62,7 +62,7 @@ class SendMessages:
         submission = BatchSubmission(limiter, context, is_replicated=asks_for_replicas(headers))
         _, max_bytes = batch_limits(actor, context)
         source = body_chunks(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
-        with self._memory.of(actor, max_bytes) as hold:
+        with self._memory.holding(actor, max_bytes) as hold:
             if kind == JSON:
                 raw = await read_array(source, hold)
                 async with self._memory.decoding(actor, len(raw), max_bytes):

@@ -1,4 +1,4 @@
-"""The body of a batch while it arrives: the lines of NDJSON, and the memory that the bodies of a caller take."""
+"""The bodies of batches while they arrive: splits NDJSON into lines, and limits the memory for each caller."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeAlias
 
-from gregor.core.rate_limit import rate_limited
+from gregor.core.errors import Problem
 from gregor_ingest.auth.actor import Actor
-from gregor_ingest.rate_limits import MESSAGES
 
 Lines: TypeAlias = list[tuple[int, bytes]]
 """Lines with their numbers, from 0."""
 LineGroup: TypeAlias = tuple[Lines, int, bool]
 """Lines that arrived together, the bytes of empty lines between them, and whether they are the last ones."""
 Hold: TypeAlias = Callable[[int], None]
-"""Sets the bytes of a body that are in memory. Raises ``rate_limited`` if its caller then has too many."""
+"""Sets how many bytes of a body are in memory. Raises ``rate_limited`` if its caller then has too many."""
 
 MAX_FULL_BODIES: Final = 16
-"""Bodies of batches of one caller that a process keeps in memory, if each is as long as possible."""
+"""Bodies of batches of one caller that a process keeps in memory if each has the largest size."""
 MAX_DECODED_BODIES: Final = 2
-"""JSON arrays of one caller that a process has decoded at once, if each is as long as possible; of short ones, more.
+"""JSON arrays of the largest size that a process decodes and processes at once for one caller; of short ones, more.
 
 An array of 8 MiB takes up to 140 MB when it is decoded, if it consists of empty lists.
 """
 RETRY_S: Final = 1.0
+"""When a caller with too many batches in memory may try again."""
 
 
 class BodyMemory:
@@ -39,23 +39,21 @@ class BodyMemory:
 
     @asynccontextmanager
     async def decoding(self, actor: Actor, size: int, max_bytes: int) -> AsyncIterator[None]:
-        """Wait until an array of ``size`` bytes may be decoded; the end of the context releases its room."""
+        """Wait until an array of ``size`` bytes may be decoded. When the context ends, the next one may be."""
         owner, decoded = _owner(actor), self._decoded_bytes
         while decoded[owner] and decoded[owner] + size > MAX_DECODED_BODIES * max_bytes:
+            self._has_room.clear()
             await self._has_room.wait()
         decoded[owner] += size
         try:
             yield
         finally:
-            decoded[owner] -= size
-            if not decoded[owner]:
-                del decoded[owner]
+            _release(decoded, owner, size)
             self._has_room.set()
-            self._has_room = asyncio.Event()
 
     @contextmanager
-    def of(self, actor: Actor, max_bytes: int) -> Iterator[Hold]:
-        """Count the body of a request until it is done. ``max_bytes``: the longest body of this caller."""
+    def holding(self, actor: Actor, max_bytes: int) -> Iterator[Hold]:
+        """Count the body of a request until the context ends. ``max_bytes``: the largest body of this caller."""
         owner, held = _owner(actor), 0
 
         def hold(size: int) -> None:
@@ -63,14 +61,19 @@ class BodyMemory:
             self._bytes[owner] += size - held
             held = size
             if self._bytes[owner] > MAX_FULL_BODIES * max_bytes:
-                raise rate_limited(MESSAGES, RETRY_S, "Too many batches at once")
+                detail = "Too many batches of this key or device are in memory. Send fewer at once."
+                raise Problem("rate_limited", detail, retry_after_s=RETRY_S)
 
         try:
             yield hold
         finally:
-            self._bytes[owner] -= held
-            if not self._bytes[owner]:
-                del self._bytes[owner]
+            _release(self._bytes, owner, held)
+
+
+def _release(counts: Counter[str | None], owner: str | None, size: int) -> None:
+    counts[owner] -= size
+    if not counts[owner]:
+        del counts[owner]
 
 
 def _owner(actor: Actor) -> str | None:
@@ -87,7 +90,7 @@ async def read_array(source: AsyncIterator[tuple[bytes, bool]], hold: Hold) -> b
 
 
 class _UnfinishedLine:
-    """The parts of a line that still arrives. Of a line that is too long, only its length is kept."""
+    """The received parts of an unfinished line. Of a line that is too long, only the length is kept."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -113,7 +116,10 @@ class _UnfinishedLine:
             self._parts = []
 
     def take(self) -> tuple[bytes, int]:
-        """Return the line, and the bytes that were dropped if it is empty. A line that is too long remains so."""
+        """Return the line and begin the next one. Also returns the bytes that were dropped of a long empty line.
+
+        A line that is too long is replaced by a shorter one that is still too long.
+        """
         line, dropped = b"".join(self._parts), 0
         if self._size > self._max_bytes:
             line, dropped = (b"", self._size) if self._is_blank else (b"-" * (self._max_bytes + 1), 0)
@@ -126,7 +132,7 @@ async def read_lines(
 ) -> AsyncIterator[LineGroup]:
     """Yield the complete lines of each chunk. Empty lines are only counted.
 
-    A line above ``max_line_bytes`` that arrives in several chunks is replaced by a shorter one above this length.
+    A line above ``max_line_bytes`` that arrives in several chunks is replaced by a shorter one that is still too long.
     """
     number = 0
     unfinished = _UnfinishedLine(max_line_bytes)

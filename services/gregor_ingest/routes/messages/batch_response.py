@@ -19,13 +19,13 @@ from .lines import BatchEntry
 PIECE_BYTES: Final = 262_144
 """Bytes of a response that are encoded without yielding to the event loop: some milliseconds."""
 MAX_WAITING_BYTES: Final = 2_097_152
-"""Bytes of an NDJSON response that wait for the client before the batch waits, too.
+"""Unread bytes of an NDJSON response above which the batch waits for the client.
 
-10,000 short entries fit in, because some clients read nothing until they have sent everything.
+10,000 short entries fit in: some clients read nothing until they have sent everything.
 """
 MAX_REPEATED_BYTES: Final = 512
-"""Length of an error that is repeated for each user of its line."""
-_AS_ABOVE: Final = "The line has the error of its first entry: see its detail and errors."
+"""Longest error that is sent again for each user of its line."""
+_SAME_ERROR: Final = "Same error as the first entry of this line, which has its detail and errors."
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -68,7 +68,7 @@ class EntryEncoder:
         if problem is not self._problem:
             self._full = self._repeated = _encode(problem.frame())
             if len(self._full) > MAX_REPEATED_BYTES:
-                self._repeated = _encode(replace(problem, detail=_AS_ABOVE, errors=()).frame())
+                self._repeated = _encode(replace(problem, detail=_SAME_ERROR, errors=()).frame())
         self._problem, self._line = problem, line
         return self._repeated if is_repeated else self._full
 

@@ -1,4 +1,4 @@
-"""TLS handshakes of clients in threads. Hosts whose certificates are expensive do not delay those of other hosts."""
+"""TLS handshakes of clients in threads. Hosts with expensive certificates do not delay handshakes with other hosts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gregor.clock import Clock, SystemClock
 HANDSHAKE_READ_BYTES: Final = 8_192
 """Limit of one read of a handshake. Most servers send all their part at once: one step of a thread is enough."""
 HOST_THREADS: Final = 1
-"""Threads that the handshakes of one host occupy, in one pool. A cancelled handshake counts until OpenSSL returns."""
+"""Threads that handshakes with one host use, for each HTTP pool. A cancelled one counts until OpenSSL returns."""
 SLOW_S: Final = 0.1
 """CPU time of a call of OpenSSL that makes its host slow. Honest handshakes take 1 to 5 ms."""
 SLOW_KEPT_S: Final = 3_600.0
 """Time for which a host remains slow. Then it is new again: it may have other certificates."""
 REMEMBERED_HOSTS: Final = 1_000
-"""Proven hosts, and slow hosts, that a pool remembers. There are at most 100 webhooks."""
+"""Proven hosts, and slow hosts, that each HTTP pool remembers. There are at most 100 webhooks."""
 
 # OpenSSL processes four handshakes at once, because each busy thread delays the event loop: 16 of them stopped it for
 # 11 s on two cores. A process ends when the calls that OpenSSL has begun have returned: it has no way to stop them.
@@ -34,7 +34,7 @@ _slow_threads: Final = ThreadPoolExecutor(1, "gregor-handshake-slow")
 
 
 class HandshakeHosts:
-    """The hosts of a pool, by the cost of their handshakes: proven, slow or new. Each kind has its own threads.
+    """The hosts of an HTTP pool, by the cost of their handshakes: proven, slow or new. Each kind has its own threads.
 
     A host is proven when a handshake completed, and slow when a call of OpenSSL took more than `SLOW_S`.
     """

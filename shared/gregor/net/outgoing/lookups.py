@@ -1,4 +1,4 @@
-"""Lookups of host names in threads. A silent name server holds one thread, and delays no other lookup."""
+"""Lookups of host names in threads. A name server that does not answer holds one thread, and delays no other lookup."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from typing import Any, Final, TypeAlias
 
 import uvloop
 
-MAX_LOOKUPS: Final = 160
-"""Lookups at once of a service for names that only its operator can choose. They have a few names."""
+MAX_SERVICE_LOOKUPS: Final = 160
+"""Concurrent lookups of a service for names that only its operator can choose. There are few such names."""
 
 Addresses: TypeAlias = list[Any]
 """The result of ``socket.getaddrinfo``."""
 
 
 class Lookups:
-    """Lookups under way. Those of the same name share one thread.
+    """Lookups in progress, with one thread for each name.
 
-    An executor would not do: other lookups, and the end of the process, would wait for its threads.
+    With an executor, other lookups and the end of the process would wait for its threads.
     """
 
     def __init__(self) -> None:
-        self._under_way: dict[tuple[Any, ...], asyncio.Future[Addresses]] = {}
+        self._in_progress: dict[tuple[Any, ...], asyncio.Future[Addresses]] = {}
 
     def __len__(self) -> int:
-        return len(self._under_way)
+        return len(self._in_progress)
 
-    async def find(self, host: str, port: int | str, most: int | None, *arguments: int) -> Addresses:
-        """Return the addresses of a host. A cancelled lookup goes on, and ends unnoticed.
+    async def find(self, host: str, port: int | str, max_lookups: int | None, *arguments: int) -> Addresses:
+        """Return the addresses of a host. If the caller is cancelled, the lookup goes on: other callers may share it.
 
         Raises OSError, UnicodeError for an invalid name, and RuntimeError if no thread can be started.
 
         Args:
-            most: How many lookups may be under way; OSError if there are more. ``None``: any number.
+            max_lookups: How many may be in progress, including this one; OSError above it. ``None``: any number.
             arguments: Family, type, protocol and flags, as for ``socket.getaddrinfo``.
         """
         name = (host, port, *arguments)
-        lookup = self._under_way.get(name)
+        lookup = self._in_progress.get(name)
         if lookup is None:
-            if most is not None and len(self) >= most:
+            if max_lookups is not None and len(self) >= max_lookups:
                 raise OSError("too many lookups")
             found = Future[Addresses]()
             threading.Thread(target=_resolve, args=(name, found), name="resolver", daemon=True).start()
-            lookup = self._under_way[name] = asyncio.wrap_future(found)
+            lookup = self._in_progress[name] = asyncio.wrap_future(found)
             lookup.add_done_callback(partial(self._end, name))
         return await asyncio.shield(lookup)
 
     def _end(self, name: tuple[Any, ...], lookup: asyncio.Future[Addresses]) -> None:
-        del self._under_way[name]
+        del self._in_progress[name]
         if not lookup.cancelled():
             lookup.exception()  # all callers that waited for it may have been cancelled
 
@@ -59,8 +59,8 @@ class Lookups:
 class ServiceLoop(uvloop.Loop):
     """The event loop of a service. Its ``getaddrinfo`` uses ``Lookups``.
 
-    uvloop looks up two names at once, also for callers that have given up. So the HTTP clients, which call
-    ``getaddrinfo``, could stop all connections by name. uvloop itself looks up the names of APNs, mail relay and Redis.
+    uvloop looks up at most two names at once, also for callers that have given up. Two HTTP clients whose name servers
+    do not answer would stop all lookups. uvloop still looks up the names of APNs, the mail relay and Redis.
     """
 
     def __init__(self) -> None:
@@ -70,10 +70,10 @@ class ServiceLoop(uvloop.Loop):
     async def getaddrinfo(
         self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
     ) -> Addresses:
-        """See ``asyncio.AbstractEventLoop.getaddrinfo``. Raises OSError if ``MAX_LOOKUPS`` are under way."""
+        """See ``asyncio.AbstractEventLoop.getaddrinfo``. Raises OSError above ``MAX_SERVICE_LOOKUPS``."""
         if isinstance(host, bytes):
             host = host.decode("ascii")
-        return await self._lookups.find(host, port, MAX_LOOKUPS, family, type, proto, flags)
+        return await self._lookups.find(host, port, MAX_SERVICE_LOOKUPS, family, type, proto, flags)
 
 
 def _resolve(name: tuple[Any, ...], found: Future[Addresses]) -> None:

@@ -232,7 +232,7 @@ class ClusterNode:
         return future
 
     def call_on_connection(self, *args: Argument) -> asyncio.Future[Any]:
-        """See ``RedisNode.call_on_connection``. A ``ConnectionCommand`` is never repeated."""
+        """See ``RedisNode.call_on_connection``. As ``call``: a ``ConnectionCommand`` is never repeated."""
         return self.call(*args)
 
     def send(self, command: Command, *, asking: bool = False) -> None:

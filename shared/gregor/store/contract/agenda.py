@@ -145,9 +145,10 @@ class Agenda(Protocol):
         ...
 
     def server_of(self, uid: str) -> object:
-        """Return a mark of the server that stores a user now. It changes with the server, and with the connection.
+        """Return the incarnation of the server that stores a user.
 
-        Take it before the due work is read, and pass it to ``complete``.
+        It is an opaque value that differs after a failover, a restart or a reconnect. Call this before the due work is
+        read, and pass the result to ``complete``.
         """
         ...
 
@@ -169,8 +170,9 @@ class Agenda(Protocol):
             postponed: Entries that could not be completed. They stay, and the user is due again at ``retry_us``. Other
                 entries keep their time.
             now_us: The user is not due earlier: if work is left, the users who are due already precede this one.
-            server: The mark of ``server_of``. If it differs by now, all entries stay, and are due again: a promoted
-                replica may have them, and not the effects of their work. ``None``: do not compare.
+            server: The result of ``server_of``. If the server or its connection was replaced since, all entries stay
+                and are due again: a promoted replica may have them, and not the effects of their work. ``None``: do not
+                compare.
         """
         ...
 

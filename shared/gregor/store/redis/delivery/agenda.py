@@ -42,7 +42,10 @@ from gregor.store.redis.users.record_codec import (
 )
 
 _NOT_EXECUTED: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN", "NOSCRIPT")
-"""Codes of replies of a server that does not own a user now, or has lost its scripts."""
+"""Error codes of a server that did not execute a script.
+
+It does not own the user, is a replica, is loading, or lacks the script.
+"""
 _KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKind.FORGET, b"e": WorkKind.FORGET}
 
 
@@ -129,7 +132,7 @@ class RedisAgenda:
     def server_of(self, uid: str) -> object:
         """See ``Agenda.server_of``."""
         [group] = self._connection.group_by_node((self._keys.of_user(uid).agenda,))
-        # Without a server, the due work waits for a connection. A new object equals no later mark.
+        # Without a known server, reading the due work waits for a connection. A new object equals no later result.
         return object() if group.node is None else Incarnation.of(group.node)
 
     async def complete(
@@ -151,15 +154,15 @@ class RedisAgenda:
         for each in done:
             removals += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
         if server is not None and removals:
-            if await self._is_completed_on(server, names, [*arguments, *removals]):
+            if await self._complete_on(server, names, [*arguments, *removals]):
                 return
             removals = []
         await result_of(self._connection.evalsha(self._settle, names, [*arguments, *removals]))
 
-    async def _is_completed_on(self, server: object, names: Sequence[str], arguments: Sequence[bytes | str]) -> bool:
-        """Complete the work on the server of this mark. Returns whether that server executed it.
+    async def _complete_on(self, server: object, names: Sequence[str], arguments: Sequence[bytes | str]) -> bool:
+        """Complete the work over the connection of this incarnation. Returns whether its server executed it.
 
-        A server that was deposed, but keeps its connections, answers with the address of the promoted one.
+        A former primary that keeps its connections answers with the address of the promoted one.
         """
         if not isinstance(server, Incarnation) or Incarnation.of(server.node) != server:
             return False
