@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol
 
 from gregor.core.rate_limit import RateLimiter
 
@@ -183,3 +183,51 @@ class ConnectionLimiter:
         """Return after how many seconds a refused client may try again, without jitter; at least 1."""
         client = self._clients.get(key) if key is not None else None
         return max(1.0, client.wait_s(now_s) if client is not None else 0.0)
+
+
+# ---- ports of probes
+
+
+class ProbeConnection(Protocol):
+    """A connection to a port of probes."""
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the response to a complete request is being made or written."""
+        ...
+
+    def evict(self) -> None:
+        """Close the connection at once."""
+        ...
+
+
+class ProbeConnections:
+    """The open connections of a port of probes. A full port closes one of them instead of refusing the next.
+
+    Refusing would let a client with ``PROBE_CONNECTIONS`` unfinished requests hide the process from its supervisor.
+    """
+
+    def __init__(self) -> None:
+        self._oldest_first: dict[ProbeConnection, None] = {}
+
+    def add(self, connection: ProbeConnection) -> None:
+        """Add a new connection."""
+        self._oldest_first[connection] = None
+
+    def discard(self, connection: ProbeConnection) -> None:
+        """Remove a connection that has ended."""
+        self._oldest_first.pop(connection, None)
+
+    def make_room(self) -> bool:
+        """Close the oldest connection that is not answering; the oldest one if all are. Returns whether one was open.
+
+        The newest connections are those whose request is still on its way.
+        """
+        connections = self._oldest_first
+        idle = (connection for connection in connections if not connection.is_answering)
+        victim = next(idle, None) or next(iter(connections), None)
+        if victim is None:
+            return False
+        del connections[victim]
+        victim.evict()
+        return True

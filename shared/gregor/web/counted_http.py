@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from gregor.clock import SystemClock
 from gregor.core.errors import Problem
 from gregor.net.client_address import RESET, IpAddress, is_reset, parse_address, peer_of
-from gregor.net.connection_limits import Admission
+from gregor.net.connection_limits import Admission, ProbeConnections
 from gregor.net.proxy_protocol import PROXY_HEADER, ProxyHeaderError, parse_proxy_header
 from gregor.net.refusal_pacer import RefusalPacer
 from gregor.telemetry import request_id
@@ -59,10 +59,14 @@ class CountedHttpProtocol(LimitedHttpProtocol):
             self.admission.count_refusal(RESET)
             self._is_rejected = True
             self.transport.abort()
-        elif not process.is_admitted:
+        elif not process.is_admitted and not self._make_room(process):
             self._refuse(process)
         else:
             self._await_client(peer)
+
+    def _make_room(self, refused: Admission) -> bool:
+        """Close another connection instead of refusing this one. Returns whether one was closed."""
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the connection."""
@@ -270,8 +274,43 @@ class ProxiedHttpProtocol(CountedHttpProtocol):
         return received[header.size :]
 
 
+class ProbeHttpProtocol(CountedHttpProtocol):
+    """A counted connection to a port of probes, which closes its oldest idle connection when it is full."""
+
+    probes: ClassVar[ProbeConnections]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the connection. Above the limit of the process, close another one."""
+        super().connection_made(transport)
+        self.probes.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Release the connection."""
+        self.probes.discard(self)
+        super().connection_lost(exc)
+
+    def _make_room(self, refused: Admission) -> bool:
+        is_closed = self.probes.make_room()
+        if is_closed:
+            self.admission.count_refusal(refused.value)
+        return is_closed
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the application or the client has not finished a response."""
+        is_open = self._answering is not None and not self._answering.response_complete
+        return is_open or bool(self.transport.get_write_buffer_size())
+
+    def evict(self) -> None:
+        """Close the connection at once."""
+        self._is_rejected = True
+        self.transport.abort()
+
+
 def counted_http(admission: HttpAdmission) -> type[CountedHttpProtocol]:
     """Return the protocol of a port."""
+    members: dict[str, object] = {name: RefusalPacer(SystemClock()) for name in ("pacer", "proxy_pacer")}
     base = ProxiedHttpProtocol if admission.has_proxy_headers else CountedHttpProtocol
-    pacers = {name: RefusalPacer(SystemClock()) for name in ("pacer", "proxy_pacer")}
-    return type("CountedHttpPort", (base,), {"admission": admission, **pacers})
+    if admission.probes is not None:
+        base, members["probes"] = ProbeHttpProtocol, admission.probes
+    return type("CountedHttpPort", (base,), {"admission": admission, **members})

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.net.client_address import ClientAddresses, IpAddress, parse_address
-from gregor.net.connection_limits import Admission, ConnectionLimiter
+from gregor.net.connection_limits import Admission, ConnectionLimiter, ProbeConnections
 from gregor.net.refusal_pacer import RefusalPacer
 from gregor.net.request_queue import RequestQueue
 
@@ -68,11 +68,13 @@ class HttpAdmission:
     verified_key: Callable[[Scope], str | None] = lambda _: None
     """Return the id of the service key of a request, if this process has verified it: its address does not matter then.
     """
+    probes: ProbeConnections | None = None
+    """The connections of a port that serves only probes and metrics. ``None``: another port."""
 
     def for_probes(self) -> HttpAdmission:
         """Return the admission of a port that serves only probes and metrics, with its own count."""
         limits = self.limiter.limits.for_probes()
-        return HttpAdmission(ConnectionLimiter(limits), self.addresses, self.count_refusal)
+        return HttpAdmission(ConnectionLimiter(limits), self.addresses, self.count_refusal, probes=ProbeConnections())
 
     def awaits_proxy_header(self, peer: IpAddress | None) -> bool:
         """Return whether the connections of a peer must begin with a PROXY protocol header."""

@@ -26,6 +26,7 @@ from gregor_gateway.sessions.device_rates import DeviceRates
 from gregor_gateway.transports import websocket
 from gregor_gateway.transports.admin_port import AdminServer
 from gregor_gateway.transports.ws_frames import FrameParser, Opcode, encode, encode_close, unmask
+from tests.support.unfinished_requests import UnfinishedRequests
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, open_gateway, settle
 from tests.unit.net.test_proxy_protocol import header
@@ -747,22 +748,36 @@ async def test_metrics_are_hidden_from_public_addresses() -> None:
     assert answers == [b"HTTP/1.1 404", b"HTTP/1.1 200"]
 
 
-async def test_admin_port_is_aborted_one_above_its_limit(gateway: Gateway) -> None:
+async def test_supervisor_reaches_an_admin_port_that_is_full_of_unfinished_requests(gateway: Gateway) -> None:
     factory = AdminServer(gateway.context)
-    factory.limiter.limits = ConnectionLimits(process=2)
+    factory.limiter.limits = ConnectionLimits(process=32)
     server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-    await wait_until(lambda: factory.limiter.connections == 2, "the connections")
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    with contextlib.suppress(ConnectionResetError):
-        assert await reader.read() == b""
-    for _, each in (*held, (reader, writer)):
-        each.close()
+    async with UnfinishedRequests(port, 32):
+        answers = [await get(gateway, "/readyz", port=port) for _ in range(20)]
     await wait_until(lambda: factory.limiter.connections == 0, "the ends")
 
-    assert (await get(gateway, "/healthz", port=port)).status_code == 200
+    assert [answer.status_code for answer in answers] == [200] * 20
     server.close()
+
+
+async def test_address_is_aborted_by_admin_port_one_above_its_limit() -> None:
+    async with open_gateway(trusted_proxies=("192.0.2.1",)) as gateway:
+        factory = AdminServer(gateway.context)
+        factory.limiter.limits = ConnectionLimits(address=2)
+        server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        await wait_until(lambda: factory.limiter.connections == 2, "the connections")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        for _, each in (*held, (reader, writer)):
+            each.close()
+        await wait_until(lambda: factory.limiter.connections == 0, "the ends")
+
+        assert (await get(gateway, "/healthz", port=port)).status_code == 200
+        server.close()
 
 
 async def test_admin_port_serves_only_probes(gateway: Gateway) -> None:

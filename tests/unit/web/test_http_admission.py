@@ -108,11 +108,18 @@ class HeldStreams:
 
 @contextlib.asynccontextmanager
 async def counted_port(
-    app: ASGIApp, proxies: tuple[str, ...] = (), *, has_proxy_headers: bool = False, **limits: Any
+    app: ASGIApp,
+    proxies: tuple[str, ...] = (),
+    *,
+    has_proxy_headers: bool = False,
+    is_for_probes: bool = False,
+    **limits: Any,
 ) -> AsyncIterator[CountedPort]:
     refusals: list[str] = []
     limiter = ConnectionLimiter(ConnectionLimits(**{"handshakes": 1_000.0, **limits}))
     admission = HttpAdmission(limiter, ClientAddresses(proxies), refusals.append, has_proxy_headers)
+    if is_for_probes:
+        admission = admission.for_probes()
     counted = ForwardedClients(app, admission, SystemClock())
     metrics = Metrics()
     readiness, limit = Readiness(MemoryStore(Limits()), metrics), AnonymousLimit(admission, SystemClock())
@@ -597,3 +604,36 @@ async def test_probe_port_has_its_own_small_limits() -> None:
 
     assert (limits.process, limits.address) == (256, 32)
     assert ConnectionLimits(process=5, address=4).for_probes() == ConnectionLimits(process=5, address=4)
+
+
+async def test_full_probe_port_closes_the_oldest_connection_that_is_not_answering() -> None:
+    app = HeldStreams()
+    async with counted_port(app, is_for_probes=True, process=3) as port:
+        answering, _ = await port.send(request("/v1/poll"))
+        await wait_until(lambda: app.waiting == 1, "the request")
+        idle, _ = await port.send(b"")
+        newest, writer = await port.send(b"GET / HTTP/1.1\r\n")
+        await wait_until(lambda: port.admission.limiter.connections == 3, "the connections")
+
+        assert (await port.answer(request()))[9:12] == b"200"
+        with contextlib.suppress(ConnectionResetError):
+            assert await idle.read() == b""
+        writer.write(b"Host: a\r\n\r\n")
+        assert (await read_answer(newest))[9:12] == b"200"
+        app.release.set()
+        assert (await read_answer(answering))[9:12] == b"200"
+        assert port.refusals == ["process"]
+
+
+async def test_probe_port_on_which_all_connections_are_answering_closes_the_oldest_one() -> None:
+    app = HeldStreams()
+    async with counted_port(app, is_for_probes=True, process=2) as port:
+        oldest, _ = await port.send(request("/v1/poll"))
+        await wait_until(lambda: app.waiting == 1, "the first request")
+        await port.send(request("/v1/poll"))
+        await wait_until(lambda: app.waiting == 2, "both requests")
+
+        assert (await port.answer(request()))[9:12] == b"200"
+        with contextlib.suppress(ConnectionResetError):
+            assert await oldest.read() == b""
+        app.release.set()

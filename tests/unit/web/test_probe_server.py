@@ -15,6 +15,7 @@ from gregor.reference.store import MemoryStore
 from gregor.web.process import ProbeServer
 from gregor.web.readiness import Readiness
 from tests.support.ports import free_port
+from tests.support.unfinished_requests import UnfinishedRequests
 
 
 @contextlib.asynccontextmanager
@@ -33,10 +34,8 @@ async def status(port: int, path: str, **headers: str) -> int:
         return (await client.get(f"http://127.0.0.1:{port}{path}", headers=headers)).status_code
 
 
-@pytest.mark.parametrize(("settings", "limit"), [({}, "process"), ({"trusted_proxies": ("192.0.2.1",)}, "address")])
-async def test_probe_port_is_refused_one_above_its_limit(settings: dict[str, Any], limit: str) -> None:
-    bounds = {"max_connections_process": 4} if limit == "process" else {"max_connections_per_address": 4}
-    async with probe_port(**settings, **bounds) as (port, metrics):
+async def test_address_is_refused_by_probe_port_one_above_its_limit() -> None:
+    async with probe_port(trusted_proxies=("192.0.2.1",), max_connections_per_address=4) as (port, metrics):
         held = []
         for _ in range(4):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -48,8 +47,20 @@ async def test_probe_port_is_refused_one_above_its_limit(settings: dict[str, Any
         for each in (*held, writer):
             each.close()
 
-        assert (b" 503 " if limit == "process" else b" 429 ") in refusal
-        assert metrics.connections_refused.labels(limit)._value.get() == 1
+        assert b" 429 " in refusal
+        assert metrics.connections_refused.labels("address")._value.get() == 1
+
+
+@pytest.mark.parametrize("is_admin_port", [False, True])
+async def test_supervisor_reaches_a_probe_port_that_is_full_of_unfinished_requests(is_admin_port: bool) -> None:
+    admin_port = free_port()
+    settings = {"admin_port": admin_port} if is_admin_port else {}
+    async with probe_port(max_connections_process=32, **settings) as (port, metrics):
+        probed = admin_port if is_admin_port else port
+        async with UnfinishedRequests(probed, 32):
+            assert [await status(probed, "/readyz") for _ in range(20)] == [200] * 20
+
+        assert metrics.connections_refused.labels("process")._value.get() >= 20
 
 
 @pytest.mark.parametrize(("is_public", "expected"), [(False, 404), (True, 200)])
