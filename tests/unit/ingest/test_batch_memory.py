@@ -12,7 +12,7 @@ from gregor.core.limits import MIB, Limits
 from gregor.core.messages.model import Commit
 from gregor.reference.store import MemoryStore
 from gregor.reference.store.users import MemoryUsers
-from gregor_ingest.routes.messages.batch_body import read_array
+from gregor_ingest.routes.messages.batch_body import read_array, read_lines
 from tests.support.api import NDJSON, Api, code_of
 from tests.support.wait import wait_until
 
@@ -217,22 +217,74 @@ async def test_decoded_arrays_of_a_key_are_bounded(bytes_each: int, decoded_at_o
         assert {status for status, _ in [await client.finish() for client in clients]} == {200}
 
 
+async def tiny_parts(last: bytes) -> AsyncIterator[tuple[bytes, bool]]:
+    for _ in range(100_000):
+        yield bytes(bytearray(b"[ ")), False  # a copy, as from a socket
+    yield last, True
+
+
+class Held:
+    """The bytes of a body that are in memory."""
+
+    size = 0
+
+    def set(self, size: int) -> None:
+        self.size = size
+
+
 async def test_array_in_tiny_parts_takes_little_memory() -> None:
-    parts, held = [(b"[ ", False)] * 100_000, 0
-
-    def hold(size: int) -> None:
-        nonlocal held
-        held = size
-
-    async def source() -> AsyncIterator[tuple[bytes, bool]]:
-        for part in parts:
-            yield bytes(bytearray(part[0])), part[1]  # a copy, as from a socket
-
+    held = Held()
     tracemalloc.start()
     try:
-        body = await read_array(source(), hold)
+        body = await read_array(tiny_parts(b""), held.set)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (len(body), held) == (200_000, 200_000)
+    assert (len(body), held.size) == (200_000, 200_000)
     assert peak < 4 * len(body)
+
+
+async def test_line_in_tiny_parts_takes_little_memory() -> None:
+    held = Held()
+    tracemalloc.start()
+    try:
+        groups = [group async for group in read_lines(tiny_parts(b""), held.set, MIB)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    ((((_, line),), _, _),) = groups
+    assert (len(line), held.size) == (200_000, 200_000)
+    assert peak < 5 * len(line)
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+# ---- the end of a batch over its limits
+
+
+@pytest.mark.parametrize("limit", ["lines", "bytes"])
+async def test_ndjson_batch_over_a_limit_keeps_no_messages_while_its_client_does_not_read(limit: str) -> None:
+    async with Api(max_batch=20, max_batch_bytes=900_000) as api:
+        client = Client(api, api.key, KINDS[1])
+        short = encoded(KINDS[1], [{"uid": "bob", "system": "kbfs", "body": 1}])
+        client.put(short)
+        await wait_until(lambda: bool(client.outgoing), "the first answer")
+        line = b'{"uid":"bob","system":"kbfs","body":[%b[]]}\n' % (b"[]," * 80_000)
+        chunks = [line * 2, b"[" * 200_000, b" " * 300_000] if limit == "bytes" else [line * 2 + short * 30 + b"[" * 9]
+        tracemalloc.start()
+        try:
+            for chunk in chunks:
+                client.put(chunk)
+            await wait_until(client.incoming.empty, "the batch is read")
+            await settle()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        client.put(b"", more=False)
+
+        status, body = await client.finish()
+        assert (status, decoded(KINDS[1], body)[-1]["problem"]["code"]) == (200, "batch_too_large")
+        assert kept < 400_000  # the store keeps one body

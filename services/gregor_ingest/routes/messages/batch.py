@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from gregor.core.errors import Problem
+from gregor.core.errors import Problem, drop_tracebacks
 from gregor.core.json_text import split_array
 from gregor.web.request import JSON, body_chunks, media_type
 from gregor_ingest.auth.actor import Actor
@@ -68,10 +69,11 @@ class SendMessages:
                 async with self._memory.decoding(actor, len(raw), max_bytes):
                     await context.authorizer.confirm(scope)
                     entries = await self._process_array(raw, reader, submission, scope)
+                del raw  # the client may read slowly
                 await respond_with_array(send, entries)
             else:
-                groups = read_lines(source, hold, context.limits.message_bytes + MAX_UIDS_BYTES)
-                await _NdjsonBatch(context, submission, reader, scope, send).run(groups)
+                batch = _NdjsonBatch(context, submission, reader, scope, send)
+                await batch.run(read_lines(source, hold, context.limits.message_bytes + MAX_UIDS_BYTES))
 
     async def _process_array(
         self, raw: bytes, reader: LineReader, submission: BatchSubmission, scope: Scope
@@ -119,28 +121,33 @@ class _NdjsonBatch:
         self._next_line = 0
         self._has_submitted = False
 
-    async def run(self, groups: AsyncIterator[LineGroup]) -> None:
+    async def run(self, groups: AsyncGenerator[LineGroup, None]) -> None:
         """Process the batch. An error of the whole batch is raised before the first commit; later it is an entry."""
+        last: list[BatchEntry] = []
         try:
-            async for group, empty_bytes, is_last in groups:
-                await self._context.authorizer.confirm(self._scope)
-                await self._reader.take_empty(empty_bytes)
-                entries, problem = await self._read(group)
-                if problem is not None and not self._has_submitted:
-                    raise problem
-                await self._submit(entries, is_last)
-                if problem is not None:
-                    raise problem
+            # Closed, and its errors without their frames: these hold parts of the body while the client reads slowly.
+            async with aclosing(groups):
+                await self._process(groups)
         except Problem as problem:
             if not self._has_submitted:
                 raise
-            await self._response.finish(BatchEntry(self._next_line, None, result=problem))
+            last = [BatchEntry(self._next_line, None, result=drop_tracebacks(problem))]
         # The client is gone, or the server stops.
         except BaseException:
             self._response.cancel()
             raise
-        else:
-            await self._response.finish()
+        await self._response.finish(*last)
+
+    async def _process(self, groups: AsyncIterator[LineGroup]) -> None:
+        async for group, empty_bytes, is_last in groups:
+            await self._context.authorizer.confirm(self._scope)
+            await self._reader.take_empty(empty_bytes)
+            entries, problem = await self._read(group)
+            if problem is not None and not self._has_submitted:
+                raise problem
+            await self._submit(entries, is_last)
+            if problem is not None:
+                raise problem
 
     async def _read(self, group: Lines) -> tuple[list[BatchEntry], Problem | None]:
         """Return the entries of the lines, and the error that ends the batch at ``_next_line``, if there is one."""
@@ -171,6 +178,8 @@ class _NdjsonBatch:
             await self._submission.submit(piece, is_first=is_first)
             await _audit_resets(piece, self._submission.limiter.actor, self._scope, context)
             self._has_submitted = True
+            for entry in piece:
+                entry.release()
             await self._response.add(piece, is_last=is_last and start + CHUNK_ENTRIES >= len(entries))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeAlias
 
@@ -33,8 +33,8 @@ class BodyMemory:
     """Bounds the memory of the batches of each service key and device: connections alone would allow gigabytes."""
 
     def __init__(self) -> None:
-        self._bytes: Counter[str | None] = Counter()
-        self._decoded_bytes: Counter[str | None] = Counter()
+        self._bytes: Counter[str] = Counter()
+        self._decoded_bytes: Counter[str] = Counter()
         self._has_room = asyncio.Event()
 
     @asynccontextmanager
@@ -70,14 +70,14 @@ class BodyMemory:
             _release(self._bytes, owner, held)
 
 
-def _release(counts: Counter[str | None], owner: str | None, size: int) -> None:
+def _release(counts: Counter[str], owner: str, size: int) -> None:
     counts[owner] -= size
     if not counts[owner]:
         del counts[owner]
 
 
-def _owner(actor: Actor) -> str | None:
-    return actor.key_id if actor.caller is None else f"{actor.caller.uid}/{actor.caller.device}"
+def _owner(actor: Actor) -> str:
+    return str(actor.key_id) if actor.caller is None else f"{actor.caller.uid}/{actor.caller.device}"
 
 
 async def read_array(source: AsyncIterator[tuple[bytes, bool]], hold: Hold) -> bytes:
@@ -90,37 +90,37 @@ async def read_array(source: AsyncIterator[tuple[bytes, bool]], hold: Hold) -> b
 
 
 class _UnfinishedLine:
-    """The received parts of an unfinished line. Of a line that is too long, only the length is kept."""
+    """The received part of an unfinished line. Of a line that is too long, only the length is kept."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._begin()
 
     def _begin(self) -> None:
-        self._parts: list[bytes] = []
+        self._line = bytearray()  # not the parts: a line may arrive in parts of two bytes
         self._size = 0
         self._is_blank = True
 
     @property
     def kept_bytes(self) -> int:
         """The bytes in memory."""
-        return self._size if self._parts else 0
+        return len(self._line)
 
     def add(self, part: bytes) -> None:
         """Add a part of the line."""
         self._size += len(part)
         self._is_blank = self._is_blank and not part.strip()
         if self._size <= self._max_bytes:
-            self._parts.append(part)
+            self._line += part
         else:
-            self._parts = []
+            self._line = bytearray()
 
     def take(self) -> tuple[bytes, int]:
         """Return the line and begin the next one. Also returns the bytes that were dropped of a long empty line.
 
         A line that is too long is replaced by a shorter one that is still too long.
         """
-        line, dropped = b"".join(self._parts), 0
+        line, dropped = bytes(self._line), 0
         if self._size > self._max_bytes:
             line, dropped = (b"", self._size) if self._is_blank else (b"-" * (self._max_bytes + 1), 0)
         self._begin()
@@ -129,7 +129,7 @@ class _UnfinishedLine:
 
 async def read_lines(
     source: AsyncIterator[tuple[bytes, bool]], hold: Hold, max_line_bytes: int
-) -> AsyncIterator[LineGroup]:
+) -> AsyncGenerator[LineGroup, None]:
     """Yield the complete lines of each chunk. Empty lines are only counted.
 
     A line above ``max_line_bytes`` that arrives in several chunks is replaced by a shorter one that is still too long.
