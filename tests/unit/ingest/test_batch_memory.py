@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from gregor.auth.device_tokens import Caller
 from gregor.core.limits import MIB, Limits
 from gregor.core.messages.model import Commit
 from gregor.reference.store import MemoryStore
 from gregor.reference.store.users import MemoryUsers
-from gregor_ingest.routes.messages.batch_body import read_array, read_lines
+from gregor_ingest.auth.actor import Actor
+from gregor_ingest.routes.messages.batch_body import BodyMemory, read_array, read_lines
 from tests.support.api import NDJSON, Api, code_of
 from tests.support.wait import wait_until
 
@@ -257,9 +259,77 @@ async def test_line_in_tiny_parts_takes_little_memory() -> None:
     assert peak < 5 * len(line)
 
 
+# ---- the order of decoding
+
+
+def caller(device: str) -> Actor:
+    return Actor(caller=Caller("bob", device, exp_us=0))
+
+
+class Decoding:
+    """Decodes arrays one after the other, each until it is released. ``begun``: their names, in order."""
+
+    def __init__(self) -> None:
+        self.memory = BodyMemory()
+        self.begun: list[str] = []
+        self.released: dict[str, asyncio.Event] = {}
+
+    async def start(self, name: str, size: int, device: str = "phone") -> asyncio.Task[None]:
+        self.released[name] = asyncio.Event()
+        task = asyncio.create_task(self._decode(name, size, device))
+        await settle()
+        return task
+
+    async def _decode(self, name: str, size: int, device: str) -> None:
+        async with self.memory.decoding(caller(device), size, 100):
+            self.begun.append(name)
+            await self.released[name].wait()
+
+    async def release(self, *names: str) -> None:
+        for name in names:
+            self.released[name].set()
+        await settle()
+
+
 async def settle() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def test_large_array_is_decoded_before_smaller_ones_that_arrived_later() -> None:
+    decoding = Decoding()
+    for name in ("first", "second"):
+        await decoding.start(name, 100)
+    await decoding.start("large", 200)
+    await decoding.start("small", 10)
+    await decoding.release("first")
+    assert decoding.begun == ["first", "second"]
+
+    await decoding.release("second")
+    assert decoding.begun == ["first", "second", "large"]
+    await decoding.release("large")
+    assert decoding.begun == ["first", "second", "large", "small"]
+
+
+async def test_cancelled_array_lets_the_next_one_be_decoded() -> None:
+    decoding = Decoding()
+    await decoding.start("first", 150)
+    large = await decoding.start("large", 200)
+    await decoding.start("small", 10)
+    assert decoding.begun == ["first"]
+
+    large.cancel()
+    await settle()
+    assert decoding.begun == ["first", "small"]
+
+
+async def test_waiting_arrays_of_a_device_delay_no_other_device() -> None:
+    decoding = Decoding()
+    for number in range(10):
+        await decoding.start(f"array {number}", 200)
+    await decoding.start("other", 200, "laptop")
+
+    assert decoding.begun == ["array 0", "other"]
 
 
 # ---- the end of a batch over its limits

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeAlias
 
+from gregor.cooperative import KeyedSemaphore
 from gregor.core.errors import Problem
 from gregor_ingest.auth.actor import Actor
 
@@ -35,16 +36,22 @@ class BodyMemory:
     def __init__(self) -> None:
         self._bytes: Counter[str] = Counter()
         self._decoded_bytes: Counter[str] = Counter()
+        self._turns = KeyedSemaphore(1)
         self._has_room = asyncio.Event()
 
     @asynccontextmanager
     async def decoding(self, actor: Actor, size: int, max_bytes: int) -> AsyncIterator[None]:
-        """Wait until an array of ``size`` bytes may be decoded. When the context ends, the next one may be."""
+        """Wait until an array of ``size`` bytes may be decoded. When the context ends, the next one may be.
+
+        The arrays of one caller are decoded in their order. They delay no other caller.
+        """
         owner, decoded = _owner(actor), self._decoded_bytes
-        while decoded[owner] and decoded[owner] + size > MAX_DECODED_BODIES * max_bytes:
-            self._has_room.clear()
-            await self._has_room.wait()
-        decoded[owner] += size
+        # Without turns, a large array would starve while smaller ones that arrive later find room.
+        async with self._turns.of(owner):
+            while decoded[owner] and decoded[owner] + size > MAX_DECODED_BODIES * max_bytes:
+                self._has_room.clear()
+                await self._has_room.wait()
+            decoded[owner] += size
         try:
             yield
         finally:
