@@ -485,7 +485,7 @@ async def _forget_recipient(
     try:
         outcome = await on_gone(gone)
     except Unavailable:
-        return Retry(FORGET_RETRY_S, gone.status, "the recipient is gone, but the store was unavailable")
+        return Retry(FORGET_RETRY_S, gone.status, "the recipient is gone, but the store was unavailable", is_gone=True)
     if isinstance(outcome, Retry):
         return outcome
     if outcome:
@@ -658,8 +658,7 @@ def ledger_update(verdict: Verdict, delivery: DeliveryRecord, expires_us: int | 
         case Sent():
             return LedgerUpdate(DeliveryState.SENT, msgspec.structs.replace(history, event=""))
         case RecipientGone():
-            reason = _GONE_REASON.get(delivery.intent.channel, "device_gone")
-            return LedgerUpdate(DeliveryState.DEAD, history.ended(reason, now_us))
+            return LedgerUpdate(DeliveryState.DEAD, history.ended(_gone_reason(delivery.intent), now_us))
         case Refused():
             return LedgerUpdate(DeliveryState.DEAD, history.ended(None, now_us))
         case Unknown() if is_visible and any(not each.has_outcome for each in delivery.history.attempts):
@@ -674,9 +673,15 @@ def ledger_update(verdict: Verdict, delivery: DeliveryRecord, expires_us: int | 
     if expires_us is not None:
         until_us = min(until_us, expires_us)
     if next_us >= until_us:
-        return LedgerUpdate(DeliveryState.DEAD, history.ended("budget", now_us))
+        is_gone = isinstance(verdict, Retry) and verdict.is_gone
+        reason = _gone_reason(delivery.intent) if is_gone else "budget"
+        return LedgerUpdate(DeliveryState.DEAD, history.ended(reason, now_us))
     state = DeliveryState.UNKNOWN if isinstance(verdict, Unknown) else DeliveryState.RETRY
     return LedgerUpdate(state, msgspec.structs.replace(history, next_us=next_us))
+
+
+def _gone_reason(intent: Intent) -> str:
+    return _GONE_REASON.get(intent.channel, "device_gone")
 
 
 def retry_delay_s(verdict: Verdict, attempts: int) -> float:

@@ -28,7 +28,7 @@ class Retry:
     """A retry is harmless and may succeed. `after_s`: pause that the provider asked for, if any.
 
     `status`: None if there was no response. `is_unanswered`: the provider was reached but did not respond; this may
-    concern only this message.
+    concern only this message. `is_gone`: the provider reports the recipient as gone, but this could not be recorded.
     """
 
     name: ClassVar[str] = "retry"
@@ -36,6 +36,7 @@ class Retry:
     status: str | None
     detail: str
     is_unanswered: bool = False
+    is_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

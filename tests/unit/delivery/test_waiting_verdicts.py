@@ -182,6 +182,17 @@ async def test_message_is_retried_if_its_recipient_cannot_be_deleted(harness: De
     assert registration is not None and registration.push is None
 
 
+async def test_delivery_that_expires_before_its_recipient_can_be_deleted_is_recorded_as_gone(
+    harness: DeliveryHarness,
+) -> None:
+    assert isinstance(harness.store, MemoryStore)
+    harness.store._devices = UnavailableDevices(harness.store.devices)
+    harness.provider.verdicts = [RecipientGone("410", "Unregistered")]
+
+    assert await attempt(harness.context, await harness.create("a", expires="+20s")) is None
+    assert await harness.outcome("a") == (DeliveryState.DEAD, "device_gone")
+
+
 async def test_verdict_of_each_delivery_of_a_mail_waits() -> None:
     harness = await build_mail()
     await harness.create("a")
