@@ -84,7 +84,8 @@ class PortAdmission:
 
     def refusal(self, request: RequestHead, key: str | None, admission: Admission) -> bytes:
         """Return the response to a request above a limit of its client."""
-        return _response(request.request_id, _problem(admission, "rate_limited", self._wait_s(key)))
+        problem = _problem(admission, "rate_limited", self._wait_s(key))
+        return _response(request.request_id, problem, is_head=request.method == "HEAD")
 
     def close_frame(self, key: str | None) -> bytes:
         """Return the close frame for a WebSocket above a limit of its client: browsers see no status."""
@@ -101,5 +102,6 @@ def _problem(admission: Admission, code: str, wait_s: float) -> Problem:
     return Problem(code, detail, retry_after_s=wait_s)
 
 
-def _response(identity: str, problem: Problem) -> bytes:
-    return problem_response(identity, problem, {"Retry-After": str(math.ceil(problem.retry_after_s or 1))})
+def _response(identity: str, problem: Problem, *, is_head: bool = False) -> bytes:
+    extra = {"Retry-After": str(math.ceil(problem.retry_after_s or 1))}
+    return problem_response(identity, problem, extra, is_head=is_head)

@@ -56,11 +56,12 @@ class RequestHead:
 
 
 class RequestRefused(Exception):
-    """The request cannot be parsed. ``response`` is the answer to send."""
+    """The request that begins with ``head`` cannot be parsed. ``response`` is the answer to send."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, head: bytes) -> None:
         super().__init__(detail)
-        self.response = problem_response(request_id(), Problem("invalid", detail), status=status)
+        is_head = head.startswith(b"HEAD ")
+        self.response = problem_response(request_id(), Problem("invalid", detail), status=status, is_head=is_head)
 
 
 def split_head(received: bytes) -> tuple[RequestHead, bytes] | None:
@@ -70,15 +71,15 @@ def split_head(received: bytes) -> tuple[RequestHead, bytes] | None:
     """
     head, found, rest = received.lstrip(b"\r\n").partition(b"\r\n\r\n")
     if len(received) - len(rest) > MAX_HEAD_BYTES + 4:
-        raise RequestRefused(431, f"The request head is larger than {MAX_HEAD_BYTES} bytes.")
+        raise RequestRefused(431, f"The request head is larger than {MAX_HEAD_BYTES} bytes.", head)
     if not found:
         return None
     if head.count(b"\r\n") > MAX_FIELDS:
-        raise RequestRefused(431, f"The request has more than {MAX_FIELDS} header fields.")
+        raise RequestRefused(431, f"The request has more than {MAX_FIELDS} header fields.", head)
     try:
         return parse_head(head), rest
     except ValueError as error:
-        raise RequestRefused(400, f"Not a valid HTTP/1.1 request: {error}.") from error
+        raise RequestRefused(400, f"Not a valid HTTP/1.1 request: {error}.", head) from error
 
 
 def parse_head(head: bytes) -> RequestHead:

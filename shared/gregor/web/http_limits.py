@@ -367,7 +367,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             *(name + b": " + value for name, value in SECURITY_HEADERS),
             b"connection: close",
         )
-        self._send_rejection(status, STATUS_LINE[status] + b"\r\n".join(fields) + b"\r\n\r\n" + body)
+        head = STATUS_LINE[status] + b"\r\n".join(fields) + b"\r\n\r\n"
+        self._send_rejection(status, head if self._is_head() else head + body)
+
+    def _is_head(self) -> bool:
+        # Until the target is parsed, the parser has the method of the request before.
+        return bool(self.url) and self.parser.get_method() == b"HEAD"
 
     def _send_rejection(self, status: int, response: bytes) -> None:
         """Send the response to a rejected request, and close."""

@@ -111,7 +111,9 @@ async def test_plain_request_above_the_limit_gets_429(limited: Gateway) -> None:
     assert answer.startswith(b"HTTP/1.1 429 ")
     assert b"Retry-After: " in answer
     assert b"GREGOR_MAX_CONNECTIONS_PER_ADDRESS" in answer
-    for each in (*writers, writer):
+    reader, other = await raw(limited, head("/healthz", "HEAD"))
+    assert (await reader.read()).endswith(b"\r\n\r\n")
+    for each in (*writers, writer, other):
         each.close()
 
 

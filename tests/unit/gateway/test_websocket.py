@@ -578,6 +578,18 @@ async def test_head_response_has_no_body(gateway: Gateway, path: str) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize(
+    "data", [b"HEAD /healthz HTTP/1.1\r\n\r\n", b"HEAD / HTTP/1.1\r\n" + b"x: y\r\n" * 300 + b"\r\n"]
+)
+async def test_refusal_of_an_invalid_head_request_has_no_body(gateway: Gateway, data: bytes) -> None:
+    reader, writer = await raw(gateway, data)
+    answer = await reader.read()
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 4")
+    assert answer.endswith(b"\r\n\r\n")
+
+
 async def test_readiness_fails_without_pubsub(gateway: Gateway) -> None:
     gateway.feed.status = "down"
 

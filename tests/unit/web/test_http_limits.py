@@ -328,6 +328,15 @@ REJECTED = {
 }
 
 
+@pytest.mark.parametrize("name", ["target", "head", "fields", "no host", "two hosts", "length"])
+async def test_rejection_of_a_head_request_has_no_body(site: EchoSite, name: str) -> None:
+    status, data = REJECTED[name]
+    received = await site.response_to(data.replace(b"GET ", b"HEAD ", 1))
+
+    assert (int(received[9:12]), received.partition(b"\r\n\r\n")[2]) == (status, b"")
+    assert b"content-length: " in received
+
+
 @pytest.mark.parametrize(("status", "data"), REJECTED.values(), ids=REJECTED)
 @pytest.mark.parametrize("first", [HEAD + b"\r\n", POST + b"0123456789"], ids=["head", "body"])
 async def test_rejection_of_a_later_request_is_answered(site: EchoSite, first: bytes, status: int, data: bytes) -> None:
