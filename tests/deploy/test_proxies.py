@@ -657,6 +657,25 @@ async def test_idle_sockets_survive_pings_and_a_reload(proxy: Proxy, cluster: Cl
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
+async def test_haproxy_shows_its_metrics_to_private_addresses_only(proxy: Proxy) -> None:
+    """Loopback addresses other than 127.0.0.1 are the public ones here."""
+    found = re.search(r"frontend metrics\n +bind 127\.0\.0\.1:(\d+)", proxy.file.read_text("utf-8"))
+    assert found is not None
+    url = f"http://127.0.0.1:{found[1]}/metrics"
+
+    async def metrics_for(address: str) -> str:
+        transport = httpx.AsyncHTTPTransport(local_address=address)
+        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+            return (await client.get(url)).text
+
+    assert "haproxy_process" in await metrics_for("127.0.0.30")
+    async with changed_configuration(proxy, r"127\.0\.0\.0/8", "127.0.0.1"):
+        assert "haproxy_process" in await metrics_for("127.0.0.1")
+        with pytest.raises(httpx.TransportError):
+            await metrics_for("127.0.0.30")
+
+
 def test_configuration_has_no_warning(proxy: Proxy) -> None:
     """The proxies themselves find no mistake."""
     check = [tool(proxy.name), "-c", "-f"] if proxy.name == "haproxy" else [tool(proxy.name), "-t", "-c"]
