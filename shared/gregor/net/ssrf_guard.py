@@ -25,8 +25,6 @@ MAX_LOOKUPS: Final = 160
 """Concurrent lookups of one backend. Devices cause at most 150: 50 pushes wait 10 s each, and a lookup takes 30 s.
 
 With a `GREGOR_DELIVERY_DEADLINE` below 10 s they may cause more; further pushes are then retried."""
-MAX_ADDRESSES: Final = 16
-"""Most addresses of a host that are checked. A name server can answer with 4,000: the check of all took 0.2 s."""
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
@@ -154,7 +152,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             raise AddressNotPublic(f"{host} is not a valid host name") from error
         except (OSError, RuntimeError) as error:  # a timeout; RuntimeError: no thread can be started
             raise httpcore.ConnectError(f"{host} cannot be resolved") from error
-        for *_, place in found[:MAX_ADDRESSES]:
+        for *_, place in found:
             if is_public(str(place[0])):
                 return str(place[0])
         raise AddressNotPublic(f"{host} has no public address")

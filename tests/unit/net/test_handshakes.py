@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 import uvloop
 
 from gregor.clock import ManualClock
-from gregor.net.outgoing.handshakes import REMEMBERED_HOSTS, SLOW_KEPT_S, SLOW_S, HandshakeHosts
+from gregor.net.outgoing.handshakes import HOST_THREADS, REMEMBERED_HOSTS, SLOW_KEPT_S, SLOW_S, HandshakeHosts
 from gregor_delivery.channels.http_pool import HttpExchange, HttpPool
 from tests.support.certificates import write_certificate
 from tests.support.wait import wait_until
@@ -164,6 +165,21 @@ async def test_cancelled_handshake_that_waits_for_its_thread_does_not_run(handsh
     assert await handshaking.call("new.test") == 204
     assert handshaking.started == [HOSTILE[0], "new.test"]
     assert [await handshaking.call(host) for host in HOSTILE] == [204] * len(HOSTILE)
+
+
+async def test_handshake_without_a_free_thread_fails_and_keeps_no_place(
+    handshaking: Handshaking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ThreadPoolExecutor, "submit", submit)
+        for _ in range(HOST_THREADS + 1):
+            with pytest.raises(httpcore.ConnectError, match="no thread"):
+                await handshaking.call("busy.test")
+
+    assert await handshaking.call("busy.test") == 204
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])

@@ -7,13 +7,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
 import uvloop
 
 from gregor.net.outgoing import lookups
-from gregor.net.outgoing.lookups import ServiceLoop
+from gregor.net.outgoing.lookups import MAX_FAMILY_ADDRESSES, Lookups, ServiceLoop
 
 PROGRAM = """
 import asyncio, socket, threading
@@ -67,8 +68,6 @@ def test_results_and_errors_are_those_of_the_system(monkeypatch: pytest.MonkeyPa
         found = await loop.getaddrinfo("localhost", 443, family=family, type=socket.SOCK_STREAM)
         with pytest.raises(socket.gaierror):
             await loop.getaddrinfo("localhost", "no such service")
-        with pytest.raises(UnicodeError):
-            await loop.getaddrinfo("a" * 64 + ".example", 443)
         assert await loop.getaddrinfo(b"127.0.0.1", 443)
         monkeypatch.setattr(lookups, "MAX_SERVICE_LOOKUPS", 0)
         with pytest.raises(OSError, match="too many lookups"):
@@ -77,3 +76,43 @@ def test_results_and_errors_are_those_of_the_system(monkeypatch: pytest.MonkeyPa
 
     found = uvloop.run(look_up(family=socket.AF_INET), loop_factory=ServiceLoop)
     assert found == socket.getaddrinfo("localhost", 443, socket.AF_INET, socket.SOCK_STREAM)
+
+
+# --- hostile name servers ---
+
+
+def addresses(count: int, family: socket.AddressFamily, network: str) -> list[Any]:
+    return [(family, socket.SOCK_STREAM, 6, "", (f"{network}{at:x}", 443)) for at in range(1, count + 1)]
+
+
+async def test_only_the_first_addresses_of_each_family_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server can answer with 4,000 addresses, and anyio would start a connection to each."""
+    v6, v4 = addresses(4_000, socket.AF_INET6, "fd00::"), addresses(20, socket.AF_INET, "10.0.0.")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: v6 + v4)
+
+    found = await Lookups().find("many.example", 443, None, socket.AF_UNSPEC, socket.SOCK_STREAM)
+
+    assert found == v6[:MAX_FAMILY_ADDRESSES] + v4[:MAX_FAMILY_ADDRESSES]
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", ".example", "a..example", b"\xff.example"])
+def test_lookup_of_an_invalid_name_fails_as_that_of_an_unknown_one(host: str | bytes) -> None:
+    async def look_up() -> None:
+        with pytest.raises(socket.gaierror, match="not a valid host name"):
+            await asyncio.get_running_loop().getaddrinfo(host, 443)
+
+    uvloop.run(look_up(), loop_factory=ServiceLoop)
+
+
+def test_lookup_without_a_free_thread_fails_with_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP clients handle OSError: a RuntimeError would end the request with an error of the server."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def look_up() -> None:
+        with monkeypatch.context() as patched, pytest.raises(socket.gaierror, match="no thread"):
+            patched.setattr(threading.Thread, "start", start)
+            await asyncio.get_running_loop().getaddrinfo("localhost", 443)
+
+    uvloop.run(look_up(), loop_factory=ServiceLoop)

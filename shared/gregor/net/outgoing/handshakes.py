@@ -122,7 +122,11 @@ class Handshakes:
             with suppress(RuntimeError):  # The event loop is closed.
                 loop.call_soon_threadsafe(end)
 
-        call = self._hosts.threads(hostname).submit(step.run)
+        try:
+            call = self._hosts.threads(hostname).submit(step.run)
+        except RuntimeError as error:
+            places.release()
+            raise ssl.SSLError("no thread can be started for the handshake") from error
         call.add_done_callback(end_in_loop)
         # If the task is cancelled, this cancels the call, too, unless it runs. Its exception is then ignored.
         await asyncio.wrap_future(call)
