@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from starlette.types import Scope
 
-from gregor.clock import Clock
+from gregor.clock import Clock, monotonic_us
 from gregor.cooperative import KeyedSemaphore
 from gregor.core.limits import Limits
 from gregor.core.messages.cost import text_weight
@@ -169,7 +169,7 @@ class CallerRateLimiter:
         )
 
     async def _charge_excess(self, name: str, owner: str, buckets: Sequence[Bucket], scope: Scope, cpu_ns: int) -> None:
-        now_us = self._clock.now_us()
+        now_us = monotonic_us(self._clock)
         unit_ns = MESSAGE_NS if name == MESSAGES else REQUEST_NS
         weight = self._excess.weight(buckets[0].name, cpu_ns, unit_ns, scope.get(_TAKEN, 0), now_us)
         if weight:
@@ -237,7 +237,7 @@ class CallerRateLimiter:
                     self._ask_at_s.clear()
                 # From the end of the wait on: otherwise the next request would wait, too.
                 self._ask_at_s[owner] = self._clock.monotonic() + PATIENCE_S
-        return self._local.take(buckets, count, self._clock.now_us(), debt)
+        return self._local.take(buckets, count, monotonic_us(self._clock), debt)
 
 
 def _raise_if_limited(name: str, wait_s: float) -> None:

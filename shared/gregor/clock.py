@@ -23,6 +23,11 @@ class Clock(Protocol):
         ...
 
 
+def monotonic_us(clock: Clock) -> int:
+    """Return the monotonic time of a clock in whole µs, for buckets of one process."""
+    return round(clock.monotonic() * 1_000_000)
+
+
 class SystemClock:
     """The clock of the operating system. ``offset_s`` shifts the wall time (setting ``GREGOR_CLOCK_OFFSET``)."""
 

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from gregor.clock import SystemClock
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.core.rate_limit import Bucket
@@ -250,3 +251,19 @@ async def test_audit_events_are_paged_newest_first(store: Store) -> None:
     assert [event for _, event in [*first, *rest]] == [b"4", b"3", b"2", b"1", b"0"]
     assert await store.access.audit_page(rest[-1][0], 3) == []
     assert await store.access.audit_page("0-0", 3) == await store.access.audit_page("00-00", 3) == []
+
+
+AHEAD_US = 300 * SECOND_US
+
+
+async def test_process_with_a_wrong_clock_neither_empties_nor_fills_buckets(store: Store) -> None:
+    access, buckets = store.access, (Bucket("b", 0.01, 2),)
+    access.use_server_time()
+    now_us = SystemClock().now_us()
+
+    assert (await access.take_all("alice", buckets, 1, now_us + AHEAD_US)).wait_s == 0
+    assert (await access.take_all("alice", buckets, 1, now_us)).wait_s == 0, "the first process is ahead"
+    for own_us in (now_us - AHEAD_US, now_us + AHEAD_US) * 3:
+        assert 90 < (await access.take_all("alice", buckets, 1, own_us)).wait_s <= 100
+    await access.charge_all("alice", buckets, 1, now_us - AHEAD_US)
+    assert 190 < (await access.take_all("alice", buckets, 1, now_us + AHEAD_US)).wait_s <= 200

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from gregor.auth.device_tokens import Caller
+from gregor.clock import monotonic_us
 from gregor.cooperative import KeyedSemaphore
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect, is_name, name_error
@@ -214,15 +215,17 @@ class FramesEndpoint:
 
     async def _charge_excess(self, caller: Caller, scope: Scope, cpu_ns: int) -> None:
         """Charge the CPU time of a request beyond its weight, as ingest does (decision 0022)."""
-        context, now_us = self._context, self._context.clock.now_us()
+        context = self._context
         buckets = request_buckets(caller.uid, caller.device, context.limits)
-        weight = self._excess.weight(buckets[0].name, cpu_ns, REQUEST_NS, scope.get(_TAKEN, 0), now_us)
+        weight = self._excess.weight(
+            buckets[0].name, cpu_ns, REQUEST_NS, scope.get(_TAKEN, 0), monotonic_us(context.clock)
+        )
         if weight:
             context.metrics.charged_afterwards.labels("requests").inc(weight)
             # A failure to store the charge must not fail a request that is done.
             with suppress(TimeoutError, Unavailable):
                 async with asyncio.timeout(PATIENCE_S):
-                    left = await context.store.access.charge_all(caller.uid, buckets, weight, now_us)
+                    left = await context.store.access.charge_all(caller.uid, buckets, weight, context.clock.now_us())
                 note_limit(scope, "requests", buckets, left)
 
     async def _target(self, caller: Caller, token: RequestToken, name: str) -> FrameTarget:

@@ -454,3 +454,17 @@ async def test_rate_of_a_key_holds_in_the_process_if_unreachable() -> None:
         assert found == [200, 200, 429, 429]
         api.clock.advance(1)
         assert (await api.send("alice", {"dismiss": {"ids": ["aa"]}}, key)).status_code == 200
+
+
+async def test_step_of_the_clock_does_not_change_the_rate_of_a_process() -> None:
+    store = KeylessStore(LIMITS)
+    async with Api(store) as api:
+        key = await api.make_key("ingest", rate=2)
+        assert (await api.send("alice", {"dismiss": {"ids": ["aa"]}}, key)).status_code == 200
+        store.is_away = True
+        found = []
+        for step_s in (0, -20, 40, -20):
+            api.clock.step(step_s)
+            found.append((await api.send("alice", {"dismiss": {"ids": ["aa"]}}, key)).status_code)
+
+        assert found == [200, 200, 429, 429]

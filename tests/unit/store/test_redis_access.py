@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from gregor.clock import SystemClock
 from gregor.core import rate_limit as rates
 from gregor.core.limits import DAY_US, SECOND_US, Limits
 from gregor.store import service_keys
@@ -173,6 +174,32 @@ async def test_bucket_key_expires_after_refill(access: RedisAccess, setup: Redis
     await access.take("b", 10, 50, 30, NOW_US)
 
     assert 12_000 < await setup.ttl_ms(setup.keys.rate("b", "b")) <= 13_000
+
+
+async def test_bucket_survives_a_server_clock_that_goes_back(access: RedisAccess, setup: RedisSetup) -> None:
+    """After a failover to a server whose clock is an hour behind, buckets answered 429 for an hour."""
+    buckets, key = (rates.Bucket("b", 0.01, 2),), setup.keys.rate("b", "b")
+    access.use_server_time()
+    await access.charge_all("b", buckets, 3, 0)
+    full_at, written_at = (await setup.connection.call("GET", key)).split(b".00")
+    hour_us = 3_600 * SECOND_US
+    await setup.connection.call("SET", key, f"{int(full_at) + hour_us}.00{int(written_at) + hour_us}")
+
+    assert 199 < (await access.take_all("b", buckets, 1, 0)).wait_s <= 200
+    assert 299 < (await access.charge_all("b", buckets, 1, 0)).reset_s <= 300
+    assert 299 < (await access.take_all("b", buckets, 1, 0)).wait_s <= 300
+
+
+async def test_releases_read_the_buckets_of_each_other(access: RedisAccess, setup: RedisSetup) -> None:
+    """An older release stores only when the bucket is full, and reads the whole value as a number."""
+    buckets, key, now_us = (rates.Bucket("b", 0.01, 2),), setup.keys.rate("b", "b"), SystemClock().now_us()
+    await access.charge_all("b", buckets, 2, now_us)
+    newer = RedisAccess(setup.connection, setup.keys, Limits(), allow_oom=setup.allow_oom)
+    newer.use_server_time()
+    assert 99 < (await newer.charge_all("b", buckets, 0, 0)).reset_s <= 100
+    assert b"." in await setup.connection.call("GET", key)
+
+    assert 99 < (await access.take_all("b", buckets, 1, now_us)).wait_s <= 101
 
 
 async def test_streams_open_and_end_at_maxmemory(real_setup: RedisSetup) -> None:

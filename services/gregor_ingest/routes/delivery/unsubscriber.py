@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from gregor.clock import Clock
+from gregor.clock import Clock, monotonic_us
 from gregor.cooperative import KeyedSemaphore
-from gregor.core.limits import SECOND_US
 from gregor.core.messages.cost import text_weight
 from gregor.core.rate_limit import Bucket, LocalBuckets
 from gregor.store.contract.contacts import Contacts
@@ -56,13 +55,10 @@ class Unsubscriber:
         bucket = (Bucket(uid, UNITS_A_SECOND, 1),)
         async with self._turns.of(uid):
             try:
-                await asyncio.sleep(self._spent.take(bucket, 0, self._now_us()).wait_s)
+                await asyncio.sleep(self._spent.take(bucket, 0, monotonic_us(self._clock)).wait_s)
             finally:
                 # A later request needs another change: this one would miss its categories.
                 del self._waiting[uid]
             weight = text_weight(await self._contacts.preferences_bytes(uid))
             await self._contacts.end_mails(uid, tuple(categories))
-            self._spent.charge(bucket, weight - 1, self._now_us())
-
-    def _now_us(self) -> int:
-        return round(self._clock.monotonic() * SECOND_US)
+            self._spent.charge(bucket, weight - 1, monotonic_us(self._clock))

@@ -9,6 +9,7 @@ from typing import Unpack
 
 import msgspec
 
+from gregor.clock import Clock, SystemClock
 from gregor.core import rate_limit as rates
 from gregor.store import service_keys
 from gregor.store.contract.access import AUDIT_EVENTS, TICKET_OVERHEAD, KeyLimits, ServiceKey, TerminalClose, Ticket
@@ -28,6 +29,7 @@ class MemoryAccess:
         self._audit_count = 0
         self._closes: dict[str, tuple[TerminalClose, int]] = {}
         self._buckets = rates.LocalBuckets()
+        self._server_clock: Clock | None = None
 
     async def create_key(
         self,
@@ -118,6 +120,10 @@ class MemoryAccess:
         end = self._audit_count + 1 if before is None else int(before.partition("-")[0])
         return [entry for entry in reversed(self._audit) if int(entry[0].partition("-")[0]) < end][:count]
 
+    def use_server_time(self) -> None:
+        """See ``contract.Access.use_server_time``. The server is this process."""
+        self._server_clock = SystemClock()
+
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
         """See ``contract.Access.take``."""
         return (await self.take_all(bucket, (rates.Bucket(bucket, rate, burst),), count, now_us)).wait_s
@@ -126,8 +132,11 @@ class MemoryAccess:
         self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int, debt: int = 0
     ) -> rates.Allowance:
         """See ``contract.Access.take_all``."""
-        return self._buckets.take(buckets, count, now_us, debt)
+        return self._buckets.take(buckets, count, self._now_us(now_us), debt)
 
     async def charge_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
         """See ``contract.Access.charge_all``."""
-        return self._buckets.charge(buckets, count, now_us)
+        return self._buckets.charge(buckets, count, self._now_us(now_us))
+
+    def _now_us(self, now_us: int) -> int:
+        return now_us if self._server_clock is None else self._server_clock.now_us()

@@ -202,6 +202,13 @@ class Access(Protocol):
         """Return up to ``count`` events with their positions, newest first; ``before``: only older than a position."""
         ...
 
+    def use_server_time(self) -> None:
+        """Measure all rate limits with the clock of the server from now on, and ignore ``now_us``.
+
+        Services do this. One process with a wrong clock would otherwise empty the buckets for all others, or fill them.
+        """
+        ...
+
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
         """Take ``count`` from a rate limiter's bucket (GCRA).
 

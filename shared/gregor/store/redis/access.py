@@ -72,6 +72,7 @@ class RedisAccess:
         self._set_expiring = scripts.load("deployment/set_expiring", flags=flags)
         self._rate = scripts.load("deployment/rate_limit", flags=flags)
         self._replace = scripts.load("users/replace_field")
+        self._uses_server_time = False
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
@@ -200,6 +201,10 @@ class RedisAccess:
 
     # ---- rate limit
 
+    def use_server_time(self) -> None:
+        """See ``Access.use_server_time``."""
+        self._uses_server_time = True
+
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
         """See ``Access.take``."""
         return (await self.take_all(bucket, (rates.Bucket(bucket, rate, burst),), count, now_us)).wait_s
@@ -220,7 +225,7 @@ class RedisAccess:
         self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int, debt: int
     ) -> asyncio.Future[Any]:
         """Send the script. ``debt``: how many of ``count`` a bucket may lack."""
-        keys, arguments = [], [now_us]
+        keys, arguments = [], ["" if self._uses_server_time else now_us]
         for bucket in buckets:
             step_us = rates.step_us(bucket.rate)
             keys.append(self._keys.rate(bucket.name, owner))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 from gregor.clock import SystemClock
@@ -266,13 +267,9 @@ async def open_store(
         await link.close()
         raise Unavailable(str(error)) from error
     store = RedisStore(link, limits, namespace, partitions=partitions, token_life_us=token_life_us)
-    store.replication = RedisReplication(
-        link,
-        store.keys,
-        lambda: _client_for_wait(url, replication_timeout_s),
-        required=replicas,
-        timeout_s=replication_timeout_s,
-    )
+    store.access.use_server_time()
+    connect = partial(_client_for_wait, url, replication_timeout_s)
+    store.replication = RedisReplication(link, store.keys, connect, required=replicas, timeout_s=replication_timeout_s)
     if isinstance(link, ClusterClient):
         link.slot_listeners.append(store.replication.follow_slots)
     try:
