@@ -227,7 +227,7 @@ async def _send_claimed(
         # Checked before companions are claimed: to put back one that is not due yet would make it due at once.
         return await _put_all_back(context, decision, [delivery])
     companions = await _claim_companions(context, decision, claim.folded)
-    named = await _record_message_name(context, decision, [delivery, *companions])
+    named = await _record_message_name(context, decision, [delivery, *companions], started_s)
     if named is None:
         await _give_back(context, delivery.intent, decision.budget)
         return context.clock.now_us() + round(BUSY_RETRY_S * SECOND_US)
@@ -360,12 +360,13 @@ def _is_folded(companion: DeliveryRecord, decision: SendNow) -> bool:
 
 
 async def _record_message_name(
-    context: DeliveryContext, decision: SendNow, claimed: list[DeliveryRecord]
+    context: DeliveryContext, decision: SendNow, claimed: list[DeliveryRecord], started_s: float
 ) -> list[DeliveryRecord] | None:
     """Write the name of the message to each record that it covers: a crash leaves no doubt about its content.
 
     From now on the lease lasts until the relay must have answered. Returns `None` if the lease of a claim expired
-    meanwhile: another worker may be sending.
+    meanwhile: another worker may be sending. Raises `Unavailable` if the store is unavailable until the decision is too
+    old.
     """
     if decision.message_name is None:
         return claimed
@@ -375,8 +376,15 @@ async def _record_message_name(
         msgspec.structs.replace(each, lease_until_us=until_us, history=msgspec.structs.replace(each.history, mail=name))
         for each in claimed
     ]
-    are_ours = await asyncio.gather(*(context.store.ledger.note(each, decision.lock) for each in named))
-    return named if all(are_ours) else None
+    while True:
+        try:
+            are_ours = await asyncio.gather(*(context.store.ledger.note(each, decision.lock) for each in named))
+            return named if all(are_ours) else None
+        except Unavailable as error:
+            # If only the reply was lost, the lease lasts for many minutes: a later attempt would have to wait for it.
+            if isinstance(error, UnreadableValue) or _is_too_old(context, started_s):
+                raise
+        await asyncio.sleep(STORE_RETRY_S)
 
 
 # --- the budget of a user ---

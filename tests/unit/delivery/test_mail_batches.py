@@ -357,11 +357,18 @@ async def test_crash_before_naming_frees_the_companions(harness: DeliveryHarness
 
 
 class FailingLedger(MemoryLedger):
-    """A ledger whose method with the name ``fails`` (``plan`` or ``note``) raises ``Unavailable``."""
+    """A ledger whose method with the name ``fails`` (``plan`` or ``note``) raises ``Unavailable``.
 
-    def __init__(self, other: MemoryLedger, fails: str) -> None:
+    ``passes_s``: the time that passes in each failing call.
+    ``lost_replies``: the number of calls of ``note`` whose replies are lost.
+    """
+
+    def __init__(self, harness: DeliveryHarness, other: MemoryLedger, fails: str) -> None:
         self.__dict__.update(other.__dict__)
         self.fails = fails
+        self.passes_s = 0.0
+        self.lost_replies = 0
+        self._harness = harness
 
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
@@ -372,15 +379,20 @@ class FailingLedger(MemoryLedger):
 
     async def note(self, delivery: DeliveryRecord, place: str) -> bool:
         if self.fails == "note":
+            self._harness.clock.advance(self.passes_s)
             raise Unavailable("the connection was lost")
-        return await super().note(delivery, place)
+        is_ours = await super().note(delivery, place)
+        if self.lost_replies:
+            self.lost_replies -= 1
+            raise Unavailable("the reply was lost")
+        return is_ours
 
 
 def replace_ledger(harness: DeliveryHarness, fails: str) -> FailingLedger:
     """Let the store of a harness have a ledger that fails."""
     store = harness.store
     assert isinstance(store, MemoryStore)
-    store._ledger = FailingLedger(store._ledger, fails)
+    store._ledger = FailingLedger(harness, store._ledger, fails)
     return store._ledger
 
 
@@ -392,6 +404,7 @@ async def test_store_error_before_the_send_holds_a_mail_back_for_seconds(harness
     harness.clock.advance(60)
     await harness.due.due_loop.run_due()
     [intent] = harness.handed()
+    ledger.passes_s = harness.context.deadline_s + 1
     with pytest.raises(Unavailable):
         await attempt(harness.context, intent)
     ledger.fails = ""
@@ -407,6 +420,23 @@ async def test_store_error_before_the_send_holds_a_mail_back_for_seconds(harness
     assert again_us is not None and len(harness.relay.mails) == 1, "the relay may take its time"
     harness.relay.hold.set()
     assert await sending is None
+
+
+async def test_lost_reply_before_the_send_does_not_hold_a_mail_back(
+    harness: DeliveryHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claims already last for the timeout of a slow relay, and a later attempt would find them taken."""
+    monkeypatch.setattr("gregor_delivery.attempt.STORE_RETRY_S", 0.001)
+    await harness.create("a", "b")
+    harness.clock.advance(60)
+    await harness.due.due_loop.run_due()
+    replace_ledger(harness, "").lost_replies = 3
+
+    first, _ = harness.handed()
+    assert await attempt(harness.context, first) is None
+
+    assert [items_of_mail(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"]]
+    assert [await harness.outcome(name) for name in "ab"] == [("sent", None)] * 2
 
 
 async def test_mail_leaves_a_full_store_without_new_companions(harness: DeliveryHarness) -> None:
