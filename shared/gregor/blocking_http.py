@@ -21,6 +21,7 @@ import httpcore
 import httpx
 
 from gregor.net.outgoing.http_clients import client_options
+from gregor.net.outgoing.pool_places import free_failed_places
 
 _PIECE_BYTES = 65_536
 """How much is written in one step: the rest of a large request gets the time that is left then."""
@@ -61,6 +62,7 @@ def blocking_client(**options: Any) -> httpx.Client:
     for transport in (http._transport, *http._mounts.values()):
         if isinstance(transport, httpx.HTTPTransport):
             transport._pool._network_backend = _Backend()
+    free_failed_places(http)
     return http
 
 

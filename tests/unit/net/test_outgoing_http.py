@@ -1,14 +1,17 @@
-"""HTTP clients: cookies of a hostile server."""
+"""HTTP clients: cookies of a hostile server, and places of cancelled requests."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import httpx
 import pytest
 
 from gregor.blocking_http import blocking_client
-from gregor.dev.fakes.http1 import FakeRequest, FakeResponse, Http1Server
+from gregor.dev.fakes.http1 import FakeRequest, FakeResponse, Http1Server, ServerFault
 from gregor.net.outgoing.http_clients import async_client
+from tests.support.wait import wait_until
 
 HEADERS = {"Set-Cookie": "a=1", "Set-Cookie2": "b=1; Version=1"}
 
@@ -48,3 +51,27 @@ async def test_cookies_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     await server.close()
 
     assert (response.status_code, parsed) == (200, [])
+
+
+async def test_request_that_is_cancelled_when_it_gets_a_connection_keeps_no_place() -> None:
+    answers: list[FakeResponse | ServerFault] = [ServerFault.HANG, FakeResponse(200)]
+    server = Http1Server(lambda _: answers[0])
+    await server.start()
+    async with async_client(limits=httpx.Limits(max_connections=1), timeout=httpx.Timeout(20, pool=2)) as client:
+        sent = asyncio.create_task(client.get(server.url))
+        await wait_until(lambda: server.connections == 1, "the only place is in use")
+        waiting = asyncio.create_task(client.get(server.url))
+        transport: Any = client._transport
+        await wait_until(lambda: len(transport._pool._requests) == 2, "the other request waits for the place")
+        second = transport._pool._requests[1]
+        sent.cancel()
+        while second.connection is None:
+            await asyncio.sleep(0)  # sees the new connection in the iteration in which the pool assigns it
+        waiting.cancel()
+        await asyncio.wait({sent, waiting})
+        del answers[0]
+
+        response = await client.get(server.url)
+    await server.close()
+
+    assert (response.status_code, server.connections) == (200, 2)

@@ -73,15 +73,20 @@ class BoundedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _EncryptedStream(ByteStream):
-    """The encrypted bytes of a TLS connection, limited for each handshake and each response."""
+    """The encrypted bytes of a TLS connection, limited for each handshake and each response.
 
-    def __init__(self, inner: ByteStream) -> None:
-        self._inner = inner
+    `outer`: those of the connection to an `https://` proxy, if this one runs through it.
+    """
+
+    def __init__(self, inner: ByteStream, outer: _EncryptedStream | None) -> None:
+        self._inner, self._outer = inner, outer
         self._work, self._max_work, self._read_bytes = 0, MAX_HANDSHAKE_WORK, HANDSHAKE_READ_BYTES
 
     def start_response(self, max_work: int) -> None:
         """Count from here, up to `max_work`."""
         self._work, self._max_work, self._read_bytes = 0, max_work, READ_BYTES
+        if self._outer is not None:
+            self._outer.start_response(max_work)
 
     async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
         """Return the next bytes, not more than the limits allow. Raises `ResponseLimitExceeded`."""
@@ -144,7 +149,7 @@ class _BoundedStream(httpcore.AsyncNetworkStream):
         if not isinstance(self._inner, AnyIOStream):
             inner = await self._inner.start_tls(ssl_context, server_hostname, timeout)
             return _BoundedStream(inner, self._max_work, self._handshakes)
-        encrypted = _EncryptedStream(self._inner._stream)
+        encrypted = _EncryptedStream(self._inner._stream, self._encrypted)
         try:
             with anyio.fail_after(timeout):
                 tls = await self._handshakes.perform(encrypted, ssl_context, server_hostname)

@@ -10,12 +10,15 @@ import httpcore
 import httpx
 
 from .bounded_streams import MAX_RESPONSE_WORK, BoundedBackend
+from .pool_places import free_failed_places
 from .tls import limit_handshakes
 
 
 def async_client(*, tls: ssl.SSLContext | None = None, **options: Any) -> httpx.AsyncClient:
     """Return a client of httpx, made with `options`. `tls`: its context, by default one with httpx's authorities."""
-    return httpx.AsyncClient(**client_options(tls, options))
+    client = httpx.AsyncClient(**client_options(tls, options))
+    free_failed_places(client)
+    return client
 
 
 def bounded_client(max_work: int = MAX_RESPONSE_WORK, **options: Any) -> httpx.AsyncClient:
