@@ -278,6 +278,15 @@ async def test_failure_before_the_mail_is_retried(harness: MailChannelHarness, s
     assert len(harness.relay.mails) == 1
 
 
+async def test_replies_before_the_first_mail_share_the_time_of_a_connection(harness: MailChannelHarness) -> None:
+    harness.relay.rules = [RelayRule("CONNECT", delay_s=0.3), RelayRule("EHLO", delay_s=0.3)]
+
+    # A third of the deadline is for the commands, half of it for the connection.
+    verdict = await harness.send(deadline_s=3.0)
+
+    assert isinstance(verdict, Retry) and harness.relay.commands["MAIL"] == 0
+
+
 @pytest.mark.parametrize("fault", [RelayFault.DROP, RelayFault.HANG])
 async def test_failure_after_the_mail_is_unknown(harness: MailChannelHarness, fault: RelayFault) -> None:
     verdict = await harness.send_with_reply("END", fault, deadline_s=0.4)

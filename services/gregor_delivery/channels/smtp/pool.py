@@ -235,30 +235,31 @@ class SmtpPool:
             tls_context=None if relay.tls == "none" else self._context,
         )
         try:
-            await self._handshake(smtp, min(CONNECT_S, timeout_s))
+            await self._handshake(smtp, timeout_s)
         except BaseException:
             smtp.close()
             raise
         return SmtpConnection(smtp, self._secrets)
 
-    async def _handshake(self, smtp: aiosmtplib.SMTP, connect_timeout_s: float) -> None:
+    async def _handshake(self, smtp: aiosmtplib.SMTP, timeout_s: float) -> None:
         """Connect, secure the connection and log in; a failure is classified by its step."""
         step = SmtpStep.GREETING
         try:
-            await smtp.connect(timeout=connect_timeout_s)
-            step = SmtpStep.HELLO
-            await self._ehlo(smtp)
-            if self._relay.tls == "starttls":
-                step = SmtpStep.TLS
-                if not smtp.supports_extension("starttls"):
-                    raise ConnectFailed(
-                        Misconfigured(None, "the relay does not offer STARTTLS; set tls= in GREGOR_SMTP_URL")
-                    )
-                await smtp.starttls()
+            async with asyncio.timeout(timeout_s):  # aiosmtplib has one timeout for each reply
+                await smtp.connect(timeout=min(CONNECT_S, timeout_s))
+                step = SmtpStep.HELLO
                 await self._ehlo(smtp)
-            if self._relay.user is not None:
-                step = SmtpStep.LOGIN
-                await self._log_in(smtp, self._relay.user, self._relay.password or "")
+                if self._relay.tls == "starttls":
+                    step = SmtpStep.TLS
+                    if not smtp.supports_extension("starttls"):
+                        raise ConnectFailed(
+                            Misconfigured(None, "the relay does not offer STARTTLS; set tls= in GREGOR_SMTP_URL")
+                        )
+                    await smtp.starttls()
+                    await self._ehlo(smtp)
+                if self._relay.user is not None:
+                    step = SmtpStep.LOGIN
+                    await self._log_in(smtp, self._relay.user, self._relay.password or "")
         except aiosmtplib.SMTPResponseException as error:
             raise ConnectFailed(rejected(step, error.code, error.message, self._secrets)) from None
         except (aiosmtplib.SMTPException, OSError) as error:
